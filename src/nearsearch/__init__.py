@@ -1,0 +1,72 @@
+"""nearsearch: embedded, exact search for near-duplicate pictures.
+
+`Writer` adds files and codes to an index on disk, `Index` asks it. Importing this package loads
+none of numba, faiss, pyarrow or PIL; they come with the first name that needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nearsearch.version import __version__
+
+if TYPE_CHECKING:
+    from nearsearch import errors
+    from nearsearch.hashers import dihedral_codes, hash_array
+    from nearsearch.index import Index
+    from nearsearch.ingest import Hashes, IngestReport, hash_files
+    from nearsearch.matches import Failure, Matches
+    from nearsearch.spec import Spec, get_spec
+    from nearsearch.store.verify import Damage, verify
+    from nearsearch.workers import Limits
+    from nearsearch.writer import Writer
+
+_HOMES = {
+    "Damage": "store.verify",
+    "Failure": "matches",
+    "Hashes": "ingest",
+    "Index": "index",
+    "IngestReport": "ingest",
+    "Limits": "workers",
+    "Matches": "matches",
+    "Spec": "spec",
+    "Writer": "writer",
+    "dihedral_codes": "hashers",
+    "errors": "errors",
+    "get_spec": "spec",
+    "hash_array": "hashers",
+    "hash_files": "ingest",
+    "verify": "store.verify",
+}
+
+__all__ = [
+    "Damage",
+    "Failure",
+    "Hashes",
+    "Index",
+    "IngestReport",
+    "Limits",
+    "Matches",
+    "Spec",
+    "Writer",
+    "__version__",
+    "dihedral_codes",
+    "errors",
+    "get_spec",
+    "hash_array",
+    "hash_files",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'nearsearch' has no attribute {name!r}")
+    module = importlib.import_module(f"nearsearch.{home}")
+    return module if home == name else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

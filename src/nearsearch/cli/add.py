@@ -1,0 +1,144 @@
+"""``nearsearch add``: hash pictures and add them to an index."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearsearch.spec import spec_names
+
+if TYPE_CHECKING:
+    import argparse
+
+    from nearsearch.ingest import IngestReport
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "add",
+        help="hash pictures and add them to an index",
+        description="Hash pictures and add them to an index, which is created when absent. "
+        "Folders are walked. Every file ends as added, replaced, unchanged, skipped (no picture) "
+        "or failed; adding a folder again adds only what is new or has changed.",
+        epilog="exit status: 0 all files accounted for without failure, 1 some failed, 2 error",
+    )
+    parser.add_argument("index", metavar="INDEX", help="the index directory")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="picture files and folders")
+    parser.add_argument("--contribution", metavar="NAME", default="", help="group of linked files")
+    parser.add_argument("--source", metavar="NAME", default="", help="who the files come from")
+    parser.add_argument(
+        "--label", metavar="L", action="append", default=[], help="a word on each file; repeatable"
+    )
+    parser.add_argument(
+        "--spec",
+        metavar="S",
+        action="append",
+        help=f"what a new index holds of each picture; repeatable; default pdq; one of "
+        f"{', '.join(spec_names())}",
+    )
+    parser.add_argument(
+        "--failures", metavar="FILE", help="write skipped and failed files as JSONL"
+    )
+    parser.add_argument(
+        "--workers", metavar="N", type=int, help="hashing processes; default: cores"
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=float, default=60.0, help="seconds one file may take"
+    )
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=int, default=200_000_000, help="largest picture"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Add the files and print the account."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from nearsearch import Limits, Writer
+    from nearsearch.cli.output import talk
+    from nearsearch.ingest import walk
+
+    console = talk()
+    limits = Limits(seconds=options.timeout, max_pixels=options.max_pixels)
+    columns = (
+        TextColumn("hashing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with (
+        Writer.open(options.index, create=True, specs=options.spec) as writer,
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+    ):
+        task = progress.add_task("hashing", total=None, rate="", remark="")
+
+        def count() -> None:  # a walk of its own: the total comes while hashing has begun
+            progress.update(task, total=sum(1 for _ in walk(options.paths)))
+
+        def tell(report: IngestReport) -> None:
+            speed = progress.tasks[0].speed
+            failed = f"{report.failed} failed" if report.failed else ""
+            rate = f"{speed:.0f} files/s" if speed else ""
+            progress.update(task, completed=report.total, rate=rate, remark=failed)
+
+        if console.is_terminal:
+            threading.Thread(target=count, daemon=True).start()
+        report = writer.add_files(
+            options.paths,
+            contribution=options.contribution,
+            source=options.source,
+            labels=options.label,
+            limits=limits,
+            workers=options.workers,
+            on_progress=tell,
+        )
+        generation = writer.commit()
+    if options.failures:
+        _write_failures(options.failures, report)
+    if options.json:
+        sys.stdout.write(json.dumps({**report.to_json(), "generation": generation}) + "\n")
+    else:
+        _explain(report, options.failures)
+        sys.stdout.write(_summary(report, generation) + "\n")
+    return 1 if report.failed else 0
+
+
+def _summary(report: IngestReport, generation: int) -> str:
+    counts = report.to_json()
+    total = counts.pop("total")
+    parts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
+    return f"{total:,} files: {parts} (generation {generation})"
+
+
+def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
+    """Name the first failed files; all of them are for `--failures`."""
+    from nearsearch.cli.output import printable, talk
+
+    console = talk()
+    failed = [failure for failure in report.failures if failure.stage not in ("walk", "sniff")]
+    for failure in failed[:most]:
+        console.print(f"failed: {printable(failure.key)}: {failure.stage}: {failure.reason}")
+    if len(failed) > most:
+        where = f"see {file}" if file else "--failures FILE writes them all"
+        console.print(f"... and {len(failed) - most:,} more; {where}")
+
+
+def _write_failures(path: str, report: IngestReport) -> None:
+    with Path(path).open("w", encoding="utf-8") as file:
+        for failure in report.failures:
+            status = "skipped" if failure.stage in ("walk", "sniff") else "failed"
+            file.write(json.dumps({"status": status, **failure._asdict()}) + "\n")

@@ -1,0 +1,132 @@
+"""Printing: tables for people, lines for machines, and nothing a hostile file name can abuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pyarrow as pa
+    from rich.console import Console
+
+HIT_COLUMNS: Final = (
+    "query",
+    "distance",
+    "key",
+    "spec",
+    "quality",
+    "contribution",
+    "source",
+)
+"""What a table of hits shows; the other formats have every column."""
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def talk() -> Console:
+    """Return the console for progress and remarks, on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with control characters escaped: a name must not steer the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text
+    )
+
+
+def print_table(
+    names: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()
+) -> None:
+    """Print a table on standard output; into a pipe it keeps its full width."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(_text(cell))) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    console.print(table)
+
+
+class HitPrinter:
+    """Prints tables of hits as they come, in one of `FORMATS`."""
+
+    FORMATS: Final = ("table", "jsonl", "csv", "arrow")
+
+    def __init__(self, form: str) -> None:
+        self._form = form
+        self._stream: Any = None
+
+    def print(self, hits: pa.Table) -> None:
+        """Print the hits of some queries, and let a reader of our pipe have them at once."""
+        getattr(self, f"_{self._form}")(hits)
+        if self._form != "arrow":
+            sys.stdout.flush()
+
+    def close(self) -> None:
+        """End the output; an Arrow stream has an end of its own."""
+        if self._form == "arrow" and self._stream is not None:
+            self._stream.close()
+
+    def _table(self, hits: pa.Table) -> None:
+        if len(hits):
+            rows = hits.select(list(HIT_COLUMNS)).to_pylist()
+            print_table(HIT_COLUMNS, (list(row.values()) for row in rows), ("distance", "quality"))
+
+    def _jsonl(self, hits: pa.Table) -> None:
+        for row in hits.to_pylist():
+            sys.stdout.write(json.dumps(row, default=_plain) + "\n")
+
+    def _csv(self, hits: pa.Table) -> None:
+        if self._stream is None:
+            self._stream = csv.writer(sys.stdout)
+            self._stream.writerow(hits.column_names)
+        for row in hits.to_pylist():
+            self._stream.writerow([_cell(value) for value in row.values()])
+
+    def _arrow(self, hits: pa.Table) -> None:
+        import pyarrow as pa
+
+        if self._stream is None:
+            self._stream = pa.ipc.new_stream(sys.stdout.buffer, hits.schema)
+        self._stream.write_table(hits)
+        sys.stdout.buffer.flush()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _cell(value: Any) -> Any:
+    """Return a CSV cell that a spreadsheet does not take for a formula."""
+    if isinstance(value, list):
+        value = " ".join(str(entry) for entry in value)
+    elif value is not None and not isinstance(value, int | float | str):
+        value = _plain(value)
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        return "'" + value
+    return value

@@ -1,0 +1,112 @@
+"""``nearsearch query``: ask an index with pictures or codes."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from nearsearch.cli.output import HitPrinter
+from nearsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from nearsearch import Index, Matches
+
+_FILES_A_CALL: Final = 64  # pictures hashed before their hits are printed
+
+
+def register(commands: Any) -> None:
+    """Add the subcommand to the parser."""
+    parser = commands.add_parser(
+        "query",
+        help="ask an index what is similar to a picture",
+        description="Print every known picture within the radius of each query: exact, nothing is "
+        "left out. Near matches are leads: a person must confirm them.",
+        epilog="In CSV, text that a spreadsheet would take for a formula gets a leading "
+        "apostrophe; the other formats give it as it is. "
+        "exit status: 0 found, 1 nothing found, 2 error or a query file that cannot be hashed",
+    )
+    parser.add_argument("index", metavar="INDEX", help="the index directory")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="*", help="pictures; - reads paths from standard input"
+    )
+    parser.add_argument(
+        "--code", metavar="HEX", action="append", default=[], help="a code to ask with; repeatable"
+    )
+    parser.add_argument(
+        "--radius", metavar="R", type=int, help="largest distance in bits; default: 31 for pdq"
+    )
+    parser.add_argument("--spec", metavar="S", help="spec to compare; default: the index's first")
+    parser.add_argument(
+        "--where", metavar="EXPR", help="""filter, for instance 'contribution == "NL-0042"'"""
+    )
+    parser.add_argument("--limit", metavar="K", type=int, help="at most K nearest for each query")
+    parser.add_argument(
+        "--min-quality", metavar="Q", type=int, help="0..100; below it nothing matches; default 50"
+    )
+    parser.add_argument("--format", choices=HitPrinter.FORMATS, default="table")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer all queries and print the hits."""
+    from nearsearch import Index
+
+    if not options.files and not options.code:
+        raise UsageError("nothing to ask: name a picture, - or --code HEX")
+    if options.format == "arrow" and sys.stdout.isatty():
+        raise UsageError("--format arrow is binary: send it to a file or a program")
+    printer = HitPrinter(options.format)
+    hits, failed = 0, 0
+    with Index.open(options.index) as index:
+        try:
+            for matches in _answers(index, options):
+                table = matches.to_arrow()
+                printer.print(table)
+                failed += _explain(matches, len(table))
+                hits += len(matches)
+        finally:
+            printer.close()
+    return 2 if failed else 0 if hits else 1
+
+
+def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
+    asked = {
+        "radius": options.radius,
+        "spec": options.spec,
+        "where": options.where,
+        "limit": options.limit,
+        "min_quality": options.min_quality,
+    }
+    if options.files:
+        index.start_workers()  # comes up while the libraries load here
+    if options.code:
+        yield index.search(options.code, **asked)
+    for path in options.files:
+        if path == "-":
+            for line in sys.stdin.buffer:
+                if name := line.rstrip(b"\r\n"):
+                    yield index.query([name], **asked)
+    named = iter(path for path in options.files if path != "-")
+    while paths := list(islice(named, _FILES_A_CALL)):
+        yield index.query(paths, **asked)
+
+
+def _explain(matches: Matches, members: int) -> int:
+    """Say what came of the queries, on standard error; return how many could not be asked."""
+    from nearsearch.cli.output import printable, talk
+
+    console = talk()
+    for failure in matches.failures:
+        word = "not asked" if failure.stage == "quality" else "failed"
+        console.print(f"{word}: {printable(failure.key)}: {failure.reason}")
+    answered = len(matches.queries) - len(matches.failures)
+    found = int((matches.offsets[1:] > matches.offsets[:-1]).sum())
+    console.print(
+        f"{len(matches):,} matches ({members:,} members) for {found:,} of {answered:,} queries "
+        f"({matches.spec.name}, generation {matches.generation})"
+    )
+    return sum(failure.stage != "quality" for failure in matches.failures)

@@ -1,0 +1,383 @@
+"""The index as a reader sees it: a fixed snapshot that can be asked."""
+
+from __future__ import annotations
+
+import operator
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearsearch.codes import as_codes, to_hex
+from nearsearch.errors import ClosedError, SpecMismatchError, UnknownColumnError, UsageError
+from nearsearch.ingest import Hashes, hash_files
+from nearsearch.matches import Failure, Matches, canonical
+from nearsearch.search import range_search
+from nearsearch.spec import check_computable, get_spec
+from nearsearch.store.schema import HIT_COLUMNS
+from nearsearch.store.snapshot import Snapshot
+from nearsearch.where import parse
+from nearsearch.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from os import PathLike
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+    from nearsearch.ingest import PathLike as AnyPath
+    from nearsearch.spec import Spec
+    from nearsearch.workers import Limits
+
+
+class Index:
+    """One generation of an index, opened for search.
+
+    Later commits do not change what it sees; open the index again to see them. Searches may run
+    in several threads at once; `query` in one at a time, since it drives its own processes.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Use `Index.open`."""
+        self._root = Path(path)
+        self._snapshot: Snapshot | None = Snapshot(self._root)
+        self._pool: WorkerPool | None = None
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Self:
+        """Open the newest generation; reads headers and sizes only, whatever the size.
+
+        Raises
+        ------
+        IndexNotFoundError
+            No index there.
+        CorruptFileError
+            A file is missing or of another length; contents are checked by `nearsearch.verify`.
+        FormatTooNewError
+            Written by a later version.
+        """
+        return cls(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the hashing processes and let go of the files. May be called again."""
+        self._snapshot = None
+        if self._pool:
+            self._pool.close()
+            self._pool = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The opened shards; for code that builds on the store."""
+        if self._snapshot is None:
+            raise ClosedError("index")
+        return self._snapshot
+
+    @property
+    def generation(self) -> int:
+        """Number of the commit that this index sees."""
+        return self.snapshot.manifest.generation
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """The specs the index holds codes of; the first is the default."""
+        return self.snapshot.manifest.specs
+
+    @property
+    def columns(self) -> Mapping[str, pa.DataType]:
+        """Name and type of every column of `Matches.to_arrow`, for `where`."""
+        described = self.snapshot.columns()
+        types = {
+            "query": pa.string(),
+            "query_index": pa.int64(),
+            "distance": pa.uint16(),
+            "spec": pa.dictionary(pa.int32(), pa.string()),
+            **described,
+        }
+        return {name: types[name] for name in dict.fromkeys([*HIT_COLUMNS, *types])}
+
+    def search(
+        self,
+        codes: Any,
+        radius: int | None = None,
+        *,
+        spec: str | Spec | None = None,
+        where: pc.Expression | str | None = None,
+        limit: int | None = None,
+        min_quality: int | None = None,
+    ) -> Matches:
+        """Find all rows within `radius` bits of each code: exact, nothing is sampled or capped.
+
+        Parameters
+        ----------
+        codes
+            Queries: (q, bytes) uint8 in hex order, hex strings, `imagehash.ImageHash` objects, or
+            the `Hashes` of `hash_files`. One query or many; the answer has the same shape.
+        radius
+            Largest distance that matches, in bits, inclusive; 0..bits. By default the spec's.
+        spec
+            The spec the codes are of; by default the first of the index.
+        where
+            Only members that pass: a `pyarrow.compute` expression or a text such as
+            ``contribution == "NL-0042"`` over the names in `columns`. A match stays if one of its
+            members passes.
+        limit
+            At most so many nearest matches for each query, after `where`.
+        min_quality
+            Rows of a known quality below this do not match; by default the spec's (50). 0 takes
+            all. Queries given as `Hashes` are held to it as well.
+
+        Returns
+        -------
+        Matches
+            Ordered by query, distance, row. The same whatever the number of shards or threads.
+
+        Raises
+        ------
+        SpecMismatchError
+            The index has no codes of that spec.
+        CodesError, UsageError
+            Codes, radius, limit or quality that cannot be.
+        UnknownColumnError, FilterSyntaxError
+            A filter that names an unknown column, or cannot be read.
+        """
+        if isinstance(codes, Hashes):
+            return self._search_hashes(
+                codes, radius, where=where, limit=limit, min_quality=min_quality
+            )
+        chosen = self._spec(spec)
+        queries = as_codes(codes, chosen)
+        return self._search(
+            queries, to_hex(queries), chosen, radius, where, limit, _quality(chosen, min_quality)
+        )
+
+    def query(
+        self,
+        paths: Sequence[AnyPath],
+        radius: int | None = None,
+        *,
+        spec: str | Spec | None = None,
+        where: pc.Expression | str | None = None,
+        limit: int | None = None,
+        min_quality: int | None = None,
+        limits: Limits | None = None,
+    ) -> Matches:
+        """Hash picture files in worker processes and `search` for each of them.
+
+        Query i is ``paths[i]``. Files that cannot be hashed, and featureless ones (quality below
+        `min_quality`), have no matches and are listed in `Matches.failures`.
+
+        Parameters
+        ----------
+        paths
+            Picture files.
+        radius, spec, where, limit, min_quality
+            As in `search`.
+        limits
+            What one file may cost; those of the first call hold as long as the index is open.
+
+        Raises
+        ------
+        SpecMismatchError
+            The index has no such spec, or this version computes it differently.
+        WorkerStartError
+            The hashing processes do not start.
+        UnknownColumnError, FilterSyntaxError, UsageError
+            As in `search`.
+        """
+        chosen = self._spec(spec)
+        check_computable(chosen, str(self._root))
+        checked = self._filter(where)  # before any file is read
+        hashes = hash_files(paths, chosen, pool=self.start_workers(limits, len(paths)))
+        names = [os.fsdecode(path) for path in paths]
+        return self._search_hashes(
+            hashes, radius, where=checked, limit=limit, min_quality=min_quality, names=names
+        )
+
+    def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:
+        """Start the processes that `query` uses, if they are not running, without waiting.
+
+        They take most of a second to come up: call this early to hide it.
+        """
+        if self._pool is None:
+            self._pool = WorkerPool(limits=limits)
+        self._pool.start(count)
+        return self._pool
+
+    def stats(self) -> dict[str, Any]:
+        """Return counts and sizes, as `nearsearch info --json` prints them."""
+        manifest = self.snapshot.manifest
+        contributions: dict[str, int] = {}
+        for shard in self.snapshot.shards:
+            alive = np.ones(len(shard.members), np.bool_)
+            alive[shard.dead_members] = False
+            counts = pc.value_counts(
+                shard.members["contribution"].filter(pa.array(alive)).combine_chunks()
+            )
+            for entry in counts.to_pylist():
+                name = entry["values"]
+                contributions[name] = contributions.get(name, 0) + entry["counts"]
+        specs = {}
+        for spec in manifest.specs:
+            rows = [
+                shard.codes[spec.name] for shard in self.snapshot.shards if spec.name in shard.codes
+            ]
+            below = sum(
+                int(((r.quality >= 0) & (r.quality < spec.default_min_quality)).sum()) for r in rows
+            )
+            specs[spec.name] = {
+                **spec.to_json(),
+                "codes": sum(len(r.codes) for r in rows),
+                "rows": sum(len(r.table) for r in rows),
+                "featureless_rows": below,
+                "default_radius": spec.default_radius,
+            }
+        files = [file for entry in manifest.shards for file in entry.files.values()]
+        return {
+            "path": str(self._root),
+            "generation": manifest.generation,
+            "committed_at": manifest.created_at,
+            "items": sum(entry.items - entry.dead_items for entry in manifest.shards),
+            "members": sum(entry.members - entry.dead_members for entry in manifest.shards),
+            "contributions": len(contributions),
+            "shards": len(manifest.shards),
+            "bytes": sum(file.size for file in files),
+            "specs": specs,
+            "columns": {name: str(kind) for name, kind in self.columns.items()},
+        }
+
+    def _spec(self, spec: str | Spec | None) -> Spec:
+        specs = self.specs
+        if spec is None:
+            return specs[0]
+        by_name = {known.name: known for known in specs}
+        if isinstance(spec, str) and spec in by_name:
+            return by_name[spec]
+        wanted = get_spec(spec)
+        if wanted not in specs:
+            names = ", ".join(str(known) for known in specs)
+            raise SpecMismatchError(
+                str(self._root), names, str(wanted), "hash the query under a spec of the index"
+            )
+        return wanted
+
+    def _filter(self, where: pc.Expression | str | None) -> pc.Expression | None:
+        if where is None:
+            return None
+        if isinstance(where, str):
+            return parse(where, self.columns)
+        if not isinstance(where, pc.Expression):
+            raise UsageError(
+                f"where: expected text or a pyarrow.compute.Expression, got {type(where).__name__}"
+            )
+        empty = pa.schema(list(self.columns.items())).empty_table()
+        try:
+            empty.filter(where)
+        except pa.ArrowInvalid as error:
+            raise UnknownColumnError(str(error).splitlines()[0], list(self.columns)) from error
+        except (pa.ArrowNotImplementedError, TypeError) as error:
+            raise UsageError(f"where: {error}") from error
+        return where
+
+    def _search_hashes(
+        self,
+        hashes: Hashes,
+        radius: int | None,
+        *,
+        where: pc.Expression | str | None,
+        limit: int | None,
+        min_quality: int | None,
+        names: Sequence[str] | None = None,
+    ) -> Matches:
+        chosen = self._spec(hashes.spec)
+        threshold = _quality(chosen, min_quality)
+        usable = hashes.qualities >= max(threshold, 0)
+        failures = list(hashes.failures)
+        for position in np.flatnonzero(~usable & (hashes.qualities >= 0)):
+            reason = f"featureless: quality {hashes.qualities[position]} is below {threshold}"
+            failures.append(Failure(hashes.keys[int(position)], reason, "quality"))
+        return self._search(
+            hashes.codes,
+            names or hashes.keys,
+            chosen,
+            radius,
+            where,
+            limit,
+            threshold,
+            usable=usable,
+            failures=tuple(failures),
+        )
+
+    def _search(
+        self,
+        codes: NDArray[np.uint8],
+        names: Sequence[str],
+        spec: Spec,
+        radius: int | None,
+        where: pc.Expression | str | None,
+        limit: int | None,
+        min_quality: int,
+        *,
+        usable: NDArray[np.bool_] | None = None,
+        failures: tuple[Failure, ...] = (),
+    ) -> Matches:
+        bound = spec.default_radius if radius is None else _whole("radius", radius, 0, spec.bits)
+        most = None if limit is None else _whole("limit", limit, 1, 1 << 62)
+        expression = self._filter(where)
+        asked = np.arange(len(codes)) if usable is None else np.flatnonzero(usable)
+        queries, rows, distances = range_search(
+            self.snapshot,
+            spec.name,
+            codes if usable is None else np.ascontiguousarray(codes[asked]),
+            bound,
+            min_quality,
+        )
+        offsets, rows, distances = canonical(asked[queries], rows, distances, len(codes))
+
+        def describe(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
+            return self.snapshot.describe(spec.name, rows)
+
+        matches = Matches(
+            offsets,
+            rows,
+            distances,
+            spec,
+            self.generation,
+            names,
+            HIT_COLUMNS,
+            describe,
+            None,
+            failures,
+        )
+        return matches.narrowed(expression, most)
+
+
+def _quality(spec: Spec, min_quality: int | None) -> int:
+    if min_quality is None:
+        return spec.default_min_quality
+    return _whole("min_quality", min_quality, 0, 100)
+
+
+def _whole(what: str, value: Any, low: int, high: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{what}: expected a whole number, got {value!r}") from None
+    if not low <= number <= high:
+        raise UsageError(f"{what}: expected {low} to {high}, got {number}")
+    return number

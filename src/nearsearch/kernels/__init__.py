@@ -1,0 +1,1 @@
+"""The only Numba code: plain kernels over arrays, which never validate and never raise."""

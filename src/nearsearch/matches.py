@@ -1,0 +1,145 @@
+"""Matches: the answer to a range search, in one order, and as an Arrow table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow.compute as pc
+    from numpy.typing import NDArray
+
+    from nearsearch.spec import Spec
+
+
+class Failure(NamedTuple):
+    """A file that did not become codes: its key, why, and at which stage."""
+
+    key: str
+    reason: str
+    stage: str
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """All rows within the radius of each query; compressed rows, as scipy's CSR holds them.
+
+    The matches of query i are ``rows[offsets[i]:offsets[i + 1]]`` and their `distances`, ordered
+    by distance, then row. A row is one (code, item, view) of the snapshot that was searched; it
+    means nothing in another generation, so keep keys, not rows. `to_arrow` adds what is known of
+    each.
+
+    Attributes
+    ----------
+    offsets : (q + 1,) int64
+    rows : (m,) int64
+    distances : (m,) uint16, Hamming distance in bits
+    spec
+        The spec that was compared.
+    generation
+        The commit that the answer was made on.
+    queries
+        A name for each query: the path of a file as given, or the code in hex.
+    failures
+        Query files that could not be searched; they have no matches. The stage ``quality`` marks
+        featureless pictures, which match only with a lower `min_quality`.
+    """
+
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    distances: NDArray[np.uint16]
+    spec: Spec
+    generation: int
+    queries: Sequence[str]
+    columns: Sequence[str]
+    """The leading columns of `to_arrow`, in order; the callers' own follow."""
+    describe: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], pa.Table]]
+    """Rows to their members: pairs (position in rows, row of the table). Owned by the index."""
+    where: pc.Expression | None = None
+    failures: tuple[Failure, ...] = ()
+
+    def __len__(self) -> int:
+        """Return the number of matches of all queries together."""
+        return len(self.rows)
+
+    @property
+    def query_index(self) -> NDArray[np.int64]:
+        """The query of each match, (m,) int64, ascending."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def to_arrow(self) -> pa.Table:
+        """Return one table row for each member of each match, in the order of the matches.
+
+        A picture that came in three contributions gives three rows for one match, sorted by
+        contribution, then key. The columns are those of `nearsearch.Index.columns`. Under a
+        filter only the members that pass it are listed.
+
+        The index must still be open: its mapped files are read here.
+        """
+        return self.joined().drop_columns(["match"])
+
+    def joined(self) -> pa.Table:
+        """Return the table of `to_arrow`, before it with a column `match`: the position here."""
+        unique_rows, inverse = np.unique(self.rows, return_inverse=True)
+        position, described = self.describe(unique_rows)
+        # Members of each unique row lie together: expand matches to (match, member) pairs.
+        low = np.searchsorted(position, inverse, "left")
+        counts = np.searchsorted(position, inverse, "right") - low
+        match = np.repeat(np.arange(len(self.rows)), counts)
+        starts = np.repeat(low - (np.cumsum(counts) - counts), counts)
+        table = described.take(pa.array(np.arange(len(match)) + starts))
+        query = self.query_index[match]
+        names = pa.array(list(self.queries), pa.string()).take(pa.array(query))
+        spec = pa.DictionaryArray.from_arrays(
+            np.zeros(len(match), np.int32), pa.array([self.spec.name])
+        )
+        columns = {
+            "match": pa.array(match),
+            "query": names,
+            "query_index": pa.array(query),
+            "distance": pa.array(self.distances[match]),
+            "spec": spec,
+        }
+        columns |= {name: table[name] for name in table.column_names}
+        order = dict.fromkeys(["match", *self.columns, *columns])
+        joined = pa.table({name: columns[name] for name in order})
+        return joined if self.where is None else joined.filter(self.where)
+
+    def narrowed(self, where: pc.Expression | None, limit: int | None) -> Matches:
+        """Return these matches with those only that pass `where`, at most `limit` a query."""
+        kept = np.ones(len(self.rows), np.bool_)
+        narrowed = replace(self, where=where)
+        if where is not None:
+            kept[:] = False
+            kept[narrowed.joined()["match"].to_numpy()] = True
+        if limit is not None:
+            rank = np.cumsum(kept)
+            before = np.concatenate([[0], rank])[self.offsets[:-1]]
+            kept &= rank - before[self.query_index] <= limit
+        if kept.all():
+            return narrowed
+        counts = np.concatenate([[0], np.cumsum(kept)])
+        return replace(
+            narrowed,
+            offsets=counts[self.offsets],
+            rows=self.rows[kept],
+            distances=self.distances[kept],
+        )
+
+
+def canonical(
+    queries: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    distances: NDArray[np.uint16],
+    n_queries: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+    """Return offsets, rows and distances of matches in any order, sorted as `Matches` says."""
+    order = np.lexsort((rows, distances, queries))
+    counts = np.bincount(queries, minlength=n_queries)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return offsets, rows[order], distances[order]

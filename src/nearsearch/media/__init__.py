@@ -1,0 +1,1 @@
+"""File bytes to pixels, under limits."""

@@ -1,0 +1,1 @@
+"""The index on disk: files, manifests, shards. Never computes a distance."""

@@ -1,0 +1,167 @@
+"""The file system seam: the only place that opens, maps, syncs, renames, locks or removes.
+
+Everything goes through this module's `os`, so a test can make any single call fail. New
+directories are 0700 and new files 0600: a database of hashes is sensitive, since rough pictures
+can be computed back from hashes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from nearsearch.errors import IndexLockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_CHUNK: Final = 1 << 22
+
+
+class Written(NamedTuple):
+    """What a file turned out to be: its length in bytes and its SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+def make_directory(path: Path, *, parents: bool = False) -> None:
+    """Create a directory that only its owner can enter, and make its name durable."""
+    if parents and not path.parent.exists():
+        make_directory(path.parent, parents=True)
+    os.mkdir(path, 0o700)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make creations, renames and removals in a directory survive a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def create_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+    """Write a new file and make its bytes durable; it is an error if `path` exists."""
+    digest, size = hashlib.sha256(), 0
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        for part in parts:
+            view = memoryview(part).cast("B")
+            digest.update(view)
+            size += len(view)
+            while len(view) > 0:
+                view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return Written(size, digest.hexdigest())
+
+
+def replace_file(path: Path, data: bytes) -> Written:
+    """Put `data` at `path` in one atomic, durable step: a reader sees the old file or the new."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        written = create_file(temporary, [data])
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    sync_directory(path.parent)
+    return written
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one directory, durably."""
+    os.rename(source, target)
+    sync_directory(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole directory of ours if it is there; a failure leaves garbage only."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        try:
+            os.unlink(path)
+        except OSError:
+            return
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a small file whole; at most `limit` bytes, so a damaged one cannot fill the memory."""
+    with open(path, "rb") as file:
+        return file.read(limit)
+
+
+def map_bytes(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
+    """Map `length` bytes of a file, read-only; the file must have them."""
+    if length == 0:  # nothing can not be mapped
+        return np.empty(0, np.uint8)
+    return np.memmap(path, np.uint8, "r", offset, (length,))
+
+
+def size_of(path: Path) -> int | None:
+    """Return the length of a file in bytes, or None where there is no regular file."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def checksum(path: Path) -> Written:
+    """Read a file to its end and return its length and SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        while part := file.read(_CHUNK):
+            digest.update(part)
+            size += len(part)
+    return Written(size, digest.hexdigest())
+
+
+class Lock:
+    """The right to write an index, held by one process at a time.
+
+    An advisory `flock` on ``writer.lock``: the kernel drops it when the holder dies, however it
+    dies, so there are no stale locks to break. The file tells others who holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock, or raise `IndexLockedError` at once."""
+        self._path = path
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            content = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, json.dumps(content).encode(), 0)
+        except BaseException as error:
+            owner = self._owner() if isinstance(error, BlockingIOError) else None
+            self.release()
+            if owner is None:
+                raise
+            raise IndexLockedError(path.parent, owner) from None
+
+    def release(self) -> None:
+        """Give the lock back; calling it again does nothing."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads(os.pread(self._handle, 4096, 0))
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+            return f"process {owner['pid']} on {owner['host']} since {since}"
+        except (ValueError, KeyError, TypeError):
+            return "another process"

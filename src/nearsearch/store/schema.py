@@ -1,0 +1,176 @@
+"""The Arrow tables of the index: their schemas, and tables to and from IPC files.
+
+The schemas below are the format; `docs/format.md` prints them from here. Every file is one Arrow
+IPC file with one uncompressed record batch, so its columns can be used where they are mapped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from nearsearch.errors import CorruptFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ID_BYTES: Final = 32
+LABEL_SEPARATOR: Final = "\x1f"  # joins labels for comparison; no label contains it
+_NAME: Final = pa.dictionary(pa.int32(), pa.string())
+
+ITEMS: Final = pa.schema(
+    [
+        pa.field("item_id", pa.binary(ID_BYTES), nullable=False),  # sorted, unique in the index
+        pa.field("kind", _NAME, nullable=False),  # "image", or "record" where no file was seen
+        pa.field("format", _NAME),  # of the file's bytes: "JPEG", ...
+        pa.field("size", pa.int64()),  # bytes
+        pa.field("width", pa.int32()),  # pixels, as displayed
+        pa.field("height", pa.int32()),
+    ]
+)
+"""One row per item. `item_id` is the SHA-256 of the file, or of the code of a bare record."""
+
+MEMBERS: Final = pa.schema(
+    [
+        pa.field("item_id", pa.binary(ID_BYTES), nullable=False),  # sorted; maybe another shard's
+        pa.field("key", pa.large_string(), nullable=False),
+        pa.field("contribution", _NAME, nullable=False),
+        pa.field("source", _NAME, nullable=False),
+        pa.field("labels", pa.list_(pa.string()), nullable=False),
+        pa.field("added_at", pa.timestamp("us", "UTC"), nullable=False),
+        pa.field("mtime_ns", pa.int64()),  # of the file, nanoseconds since 1970
+    ]
+)
+"""One row per appearance of an item, before the caller's own columns."""
+
+ROWS: Final = pa.schema(
+    [
+        pa.field("code", pa.uint32(), nullable=False),  # number in the .faiss file; sorted
+        pa.field("item", pa.uint32(), nullable=False),  # row of this shard's items.arrow
+        pa.field("view", _NAME, nullable=False),  # what of the item the code describes
+        pa.field("time_ms", pa.int32()),  # of a video frame
+        pa.field("quality", pa.int8(), nullable=False),  # 0..100, -1 where it is not known
+    ]
+)
+"""One row per (code, item, view)."""
+
+KEYS: Final = pa.schema(
+    [
+        pa.field("key_hash", pa.uint64(), nullable=False),  # of contribution and key; sorted
+        pa.field("member", pa.uint32(), nullable=False),  # row of members.arrow
+    ]
+)
+"""Finds a member by its key."""
+
+TOMBSTONES: Final = pa.schema(
+    [
+        pa.field("members", pa.list_(pa.uint32()), nullable=False),  # replaced or removed; sorted
+        pa.field("items", pa.list_(pa.uint32()), nullable=False),  # without a live member; sorted
+    ]
+)
+"""One row: the dead of one shard."""
+
+HIT_COLUMNS: Final = (
+    *("query", "query_index", "key", "distance", "spec", "quality", "contribution", "source"),
+    *("labels", "added_at", "view", "time_ms", "kind", "format", "size", "width", "height"),
+    *("item_id", "mtime_ns"),
+)
+"""Columns of a table of hits, in order, before the callers' own, which cannot take these names."""
+
+
+def one_chunk(table: pa.Table) -> pa.Table:
+    """Return `table` with each column in a single chunk and one dictionary per column."""
+    return table.unify_dictionaries().combine_chunks()
+
+
+def to_ipc(table: pa.Table) -> memoryview:
+    """Return `table` as the bytes of an Arrow IPC file with one record batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        batches = one_chunk(table).to_batches()
+        writer.write_batch(batches[0] if batches else _empty_batch(table.schema))
+    return memoryview(sink.getvalue())
+
+
+def from_ipc(path: Path, expected: pa.Schema) -> pa.Table:
+    """Map an Arrow IPC file and check that it holds at least the columns of `expected`.
+
+    Only the file's footer and dictionaries are read here; columns are read when they are used.
+
+    Raises
+    ------
+    CorruptFileError
+        Not an Arrow file, more than one batch, or a column missing or of another type.
+    """
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        table = pa.Table.from_batches(
+            [reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptFileError(path, "Arrow IPC file", "a readable file", error) from error
+    if reader.num_record_batches != 1:
+        raise CorruptFileError(path, "record batches", 1, reader.num_record_batches)
+    for field in expected:
+        position = table.schema.get_field_index(field.name)
+        found = table.schema.field(position).type if position >= 0 else "no such column"
+        if found != field.type:
+            raise CorruptFileError(path, f"column {field.name}", field.type, found)
+    return table
+
+
+def ids_of(table: pa.Table) -> NDArray[np.bytes_]:
+    """Return the column `item_id` as (n,) ``S32``, sharing its memory; compares like bytes."""
+    return ids_view(fixed_bytes(table["item_id"]))
+
+
+def ids_view(ids: NDArray[np.uint8]) -> NDArray[np.bytes_]:
+    """View (n, 32) uint8 as (n,) ``S32``. All have 32 bytes, so numpy's padding rule is moot."""
+    return np.ascontiguousarray(ids).view(f"S{ID_BYTES}").ravel()
+
+
+def fixed_bytes(array: Any) -> NDArray[np.uint8]:
+    """Return a fixed-size binary array as (n, width) uint8, sharing its memory."""
+    array = one_array(array)
+    width = array.type.byte_width
+    data = np.frombuffer(array.buffers()[1] or b"", np.uint8)
+    return data[array.offset * width : (array.offset + len(array)) * width].reshape(-1, width)
+
+
+def from_fixed_bytes(values: NDArray[np.uint8]) -> pa.Array:
+    """Return (n, width) uint8 as a fixed-size binary array, sharing its memory."""
+    values = np.ascontiguousarray(values)
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(values.shape[1]), len(values), [None, pa.py_buffer(values)]
+    )
+
+
+def numbers(column: Any) -> NDArray[Any]:
+    """Return a column of integers without nulls as a read-only array, sharing its memory."""
+    return one_array(column).to_numpy(zero_copy_only=True)  # type: ignore[no-any-return]
+
+
+def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Return the given rows of `table` in one chunk; all of them, ascending, cost nothing."""
+    return one_chunk(table if len(rows) == len(table) else table.take(pa.array(rows)))
+
+
+def constant(value: str, length: int) -> pa.DictionaryArray:
+    """Return a dictionary column that holds one name `length` times."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([value]))
+
+
+def one_array(column: Any) -> Any:
+    """Return a column as one Arrow array."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    # combine_chunks copies even a single chunk
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)

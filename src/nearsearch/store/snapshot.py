@@ -1,0 +1,152 @@
+"""A snapshot: the shards of one commit, opened, and what each row of them stands for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearsearch.errors import CorruptFileError
+from nearsearch.store import manifest as manifests
+from nearsearch.store import schema
+from nearsearch.store.shard import open_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from nearsearch.store.manifest import Manifest
+    from nearsearch.store.shard import Shard
+
+
+class Snapshot:
+    """The live shards of one generation. Never changes; writers cannot touch what it maps."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the newest generation; reads headers and sizes only.
+
+        Raises
+        ------
+        IndexNotFoundError, CorruptFileError, FormatTooNewError
+        """
+        self.manifest, self.shards = _open_newest(root)
+        self._first_row: dict[str, NDArray[np.int64]] = {}
+
+    def first_rows(self, spec: str) -> NDArray[np.int64]:
+        """Return the snapshot's number of each shard's first row of `spec`, and the end."""
+        if spec not in self._first_row:
+            counts = [
+                len(shard.codes[spec].table) if spec in shard.codes else 0 for shard in self.shards
+            ]
+            self._first_row[spec] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return self._first_row[spec]
+
+    def columns(self) -> Mapping[str, pa.DataType]:
+        """Return name and type of each column that `describe` gives."""
+        fields = [*_ROW_FIELDS, *_ITEM_FIELDS, *schema.MEMBERS]
+        types = {field.name: field.type for field in fields}
+        for shard in self.shards:
+            types.update({field.name: field.type for field in shard.members.schema})
+        return types
+
+    def describe(self, spec: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
+        """Return what is known of rows of `spec`: their view, their item, its live members.
+
+        Parameters
+        ----------
+        rows
+            Ascending row numbers of this snapshot.
+
+        Returns
+        -------
+        position : (n,) int64
+            Ascending positions in `rows`, one for each member of the row's item.
+        table
+            n rows: columns of the row, the item and the member, members of one position sorted
+            by contribution, then key.
+        """
+        parts, ids = self._rows_and_items(spec, rows)
+        unique_ids, inverse = np.unique(ids, return_inverse=True)
+        holder, members = self._members(unique_ids)
+        # Pair each row with the members of its item: both sides are sorted by the unique item.
+        low = np.searchsorted(holder, inverse, "left")
+        counts = np.searchsorted(holder, inverse, "right") - low
+        position = np.repeat(np.arange(len(rows)), counts)
+        starts = np.repeat(low - (np.cumsum(counts) - counts), counts)
+        left = parts.take(pa.array(position))
+        right = members.take(pa.array(np.arange(len(position)) + starts))
+        for name in left.column_names:
+            right = right.append_column(left.schema.field(name), left[name])
+        return position, right
+
+    def _rows_and_items(
+        self, spec: str, rows: NDArray[np.int64]
+    ) -> tuple[pa.Table, NDArray[np.bytes_]]:
+        first_rows = self.first_rows(spec)
+        bounds = np.searchsorted(rows, first_rows)
+        tables, ids = [], []
+        for number, shard in enumerate(self.shards):
+            local = rows[bounds[number] : bounds[number + 1]] - first_rows[number]
+            if len(local) == 0:
+                continue
+            code_rows = shard.codes[spec]
+            item = code_rows.item[local]
+            table = code_rows.table.take(pa.array(local)).select([f.name for f in _ROW_FIELDS])
+            quality = table["quality"]
+            known = pc.if_else(pc.less(quality, 0), pa.scalar(None, pa.int8()), quality)
+            table = table.set_column(0, "quality", known)
+            items = shard.items.take(pa.array(item))
+            for field in _ITEM_FIELDS:
+                table = table.append_column(field, items[field.name])
+            tables.append(table)
+            ids.append(shard.item_ids[item])
+        if not tables:
+            empty = pa.schema([*_ROW_FIELDS, *_ITEM_FIELDS]).empty_table()
+            return empty, np.empty(0, f"S{schema.ID_BYTES}")
+        return schema.one_chunk(pa.concat_tables(tables)), np.concatenate(ids)
+
+    def _members(self, ids: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], pa.Table]:
+        """Return all live members of the given items: position in `ids`, ascending, and table."""
+        holders, tables = [np.empty(0, np.int64)], [_all_columns(self).empty_table()]
+        for shard in self.shards:
+            position, row = shard.members_of(ids)
+            if len(position):
+                holders.append(position)
+                tables.append(shard.members.take(pa.array(row)))
+        table = schema.one_chunk(pa.concat_tables(tables, promote_options="default"))
+        holder = np.concatenate(holders)
+        by = pa.table(
+            {
+                "holder": pa.array(holder),
+                "contribution": table["contribution"].cast(pa.string()),
+                "key": table["key"],
+            }
+        )
+        order = pc.sort_indices(by, [(name, "ascending") for name in by.column_names])
+        return holder[order.to_numpy()], table.take(order)
+
+
+_ROW_FIELDS = [schema.ROWS.field(name) for name in ("quality", "view", "time_ms")]
+_ITEM_FIELDS = [field for field in schema.ITEMS if field.name != "item_id"]
+
+
+def _all_columns(snapshot: Snapshot) -> pa.Schema:
+    fields = {field.name: field for field in schema.MEMBERS}
+    for shard in snapshot.shards:
+        fields.update({field.name: field for field in shard.members.schema})
+    return pa.schema(list(fields.values()))
+
+
+def _open_newest(root: Path) -> tuple[Manifest, list[Shard]]:
+    while True:
+        manifest = manifests.read_current(root)
+        try:
+            return manifest, [open_shard(root, entry) for entry in manifest.shards]
+        except CorruptFileError:
+            # A writer may have moved on and collected garbage between the two reads.
+            if manifests.read_current(root).generation == manifest.generation:
+                raise

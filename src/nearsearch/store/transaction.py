@@ -1,0 +1,438 @@
+"""A transaction: records come in, and leave as shards, tombstones and one new manifest.
+
+Decides what of a batch is new: members are known by (contribution, key), items by id. Nothing is
+live before `commit`, and `discard` removes what was written.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearsearch import codes as codes_module
+from nearsearch.errors import DuplicateKeyError, MetadataError
+from nearsearch.kernels.keys import hash_strings
+from nearsearch.store import fs, manifest, schema, shard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from nearsearch.store.manifest import Manifest, ShardEntry
+    from nearsearch.store.shard import RawCodes, Shard
+
+TOMBSTONES: Final = "tombstones"
+FLUSH_MEMBERS: Final = 1 << 21  # members held in memory before they go to disk, uncommitted
+ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
+_SHARD_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}(\.tmp)?")
+_TOMBSTONES_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}-[0-9]{6,}-[0-9a-f]{8}\.arrow")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Records of one contribution and source; record i is row i of `items` and of `members`.
+
+    `members` has the columns of `schema.MEMBERS` and the caller's own; keys may repeat only for
+    equal items. `raw` maps spec names to codes whose column `item` counts records.
+    """
+
+    contribution: str
+    items: pa.Table
+    members: pa.Table
+    raw: Mapping[str, RawCodes]
+
+
+class Transaction:
+    """Changes to one snapshot, kept apart until `commit`. Needs the writer lock; one thread."""
+
+    def __init__(self, root: Path, base: Manifest, shards: list[Shard]) -> None:
+        self._root = root
+        self._base = base
+        self._entries = {entry.id: entry for entry in base.shards}
+        self._shards = {opened.id: opened for opened in shards}  # on disk and pending, in order
+        self._touched: list[NDArray[np.bytes_]] = []
+        self._columns = dict(base.columns)
+        self.may_be_live = False
+        """Set when a commit begins: if it fails from here, nobody knows which manifest is live."""
+
+    # --- look-ups -----------------------------------------------------------------------------
+
+    def unchanged_files(
+        self,
+        contribution: str,
+        source: str,
+        labels: str,
+        keys: list[str],
+        stats: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Tell which files are already members, by key, size and modification time.
+
+        Parameters
+        ----------
+        labels
+            The labels, joined by `schema.LABEL_SEPARATOR`; a member with others has changed.
+        stats
+            (n, 2): size in bytes and modification time in nanoseconds.
+        """
+        key_array = pa.array(keys, pa.large_string())
+        hashes = hash_keys(contribution, key_array)
+        unchanged = np.zeros(len(keys), np.bool_)
+        for opened in self._shards.values():
+            position, row = self._same_key(opened, contribution, key_array, hashes)
+            if len(row) == 0:
+                continue
+            found = opened.members.select(["source", "labels", "mtime_ns"]).take(pa.array(row))
+            mtime = found["mtime_ns"].fill_null(-1).to_numpy()
+            same = (mtime == stats[position, 1]) & _same_marks(found, source, labels)
+            sizes = self._sizes(opened.member_ids[row])
+            unchanged[position] |= same & (sizes == stats[position, 0])
+        return unchanged
+
+    def _sizes(self, ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
+        sizes = np.full(len(ids), -1, np.int64)
+        for opened in self._shards.values():
+            row = opened.find_items(ids)
+            known = np.flatnonzero(row >= 0)
+            size = opened.items["size"].take(pa.array(row[known])).fill_null(-1)
+            sizes[known] = size.to_numpy()
+        return sizes
+
+    @staticmethod
+    def _same_key(
+        opened: Shard, contribution: str, keys: pa.Array, hashes: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the live members with these keys: (position in keys, member row)."""
+        position, row = opened.find_keys(hashes)
+        if len(row) == 0:
+            return position, row
+        found = opened.members.select(["key", "contribution"]).take(pa.array(row))
+        same_key = pc.equal(found["key"], keys.take(pa.array(position)))
+        same_contribution = pc.equal(found["contribution"].cast(pa.string()), contribution)
+        same = pc.and_(same_key, same_contribution).to_numpy()
+        return position[same], row[same]
+
+    # --- adding -------------------------------------------------------------------------------
+
+    def add(self, batch: Batch) -> NDArray[np.uint8]:
+        """Take a batch in; return for each record ADDED, REPLACED or UNCHANGED.
+
+        A record whose key exists with the same content, source, labels and columns is unchanged;
+        with anything different it replaces the old member. An item that is known already is not
+        stored again, nor are its codes.
+
+        Raises
+        ------
+        DuplicateKeyError
+            One key stands for different items within the batch; nothing was taken in.
+        MetadataError
+            A column has another type than before.
+        """
+        keys = schema.one_array(batch.members["key"])
+        hashes = hash_keys(batch.contribution, keys)
+        ids = schema.ids_of(batch.members)
+        status = np.full(len(ids), ADDED)
+        kept = _first_of_key(batch, keys, hashes, ids)
+        status[~kept] = UNCHANGED
+        self._check_columns(batch.members.schema)
+        for opened in list(self._shards.values()):
+            position, row = self._same_key(opened, batch.contribution, keys, hashes)
+            if len(row) == 0:
+                continue
+            same = (opened.member_ids[row] == ids[position]) & _same_columns(
+                opened.members.take(pa.array(row)), batch.members.take(pa.array(position))
+            )
+            status[position[same]] = UNCHANGED
+            kept[position[same]] = False
+            changed = position[~same]
+            status[changed[kept[changed]]] = REPLACED
+            self._bury_members(opened, row[~same])
+        if kept.any():
+            self._insert(batch, hashes, ids, np.flatnonzero(kept))
+        return status
+
+    def _check_columns(self, found: pa.Schema) -> None:
+        for column in found:
+            if column.name in schema.MEMBERS.names:
+                continue
+            known = self._columns.setdefault(column.name, str(column.type))
+            if known != str(column.type):
+                raise MetadataError(
+                    column.name, f"the index has it as {known}, this batch as {column.type}"
+                )
+
+    def _bury_members(self, opened: Shard, rows: NDArray[np.int64]) -> None:
+        if len(rows):
+            dead = np.union1d(opened.dead_members, rows).astype(np.uint32)
+            self._shards[opened.id] = replace(opened, dead_members=dead)
+            self._touched.append(opened.member_ids[rows])
+
+    def _insert(
+        self,
+        batch: Batch,
+        hashes: NDArray[np.uint64],
+        ids: NDArray[np.bytes_],
+        kept: NDArray[np.int64],
+    ) -> None:
+        """Make a pending shard of the kept records and of the items that are new."""
+        first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
+        candidates = kept[first]
+        is_new = np.ones(len(candidates), np.bool_)
+        for opened in self._shards.values():
+            row = opened.find_items(ids[candidates])
+            is_new &= row < 0
+            back = row[shard.contains(opened.dead_items, row)]
+            if len(back):
+                self._touched.append(opened.item_ids[back])
+        new = candidates[is_new]
+        item_of_record = np.full(len(ids), -1)
+        item_of_record[new] = np.arange(len(new))
+        raw = {}
+        for spec, part in batch.raw.items():
+            item = item_of_record[schema.numbers(part.table["item"])]
+            rows = np.flatnonzero(item >= 0)
+            position = part.table.schema.get_field_index("item")
+            table = schema.take(part.table, rows).set_column(
+                position, schema.ROWS.field("item"), pa.array(item[rows].astype(np.uint32))
+            )
+            codes = part.codes if len(rows) == len(part.codes) else part.codes[rows]
+            raw[spec] = shard.RawCodes(codes, table)
+        built = shard.build(
+            self._new_id(),
+            schema.take(batch.items, new),
+            schema.take(batch.members, kept),
+            hashes[kept],
+            raw,
+        )
+        self._shards[built.id] = built
+        self._settle()
+
+    def _new_id(self) -> str:
+        return f"{self._base.generation + 1:06d}-{secrets.token_hex(4)}"
+
+    # --- pending shards -----------------------------------------------------------------------
+
+    def _pending(self) -> list[Shard]:
+        return [opened for opened in self._shards.values() if opened.id not in self._entries]
+
+    def _settle(self) -> None:
+        """Merge pending shards of similar size, so n small batches cost n log n, and flush."""
+        pending = self._pending()
+        tail = [pending.pop()]
+        size = len(tail[0].members)
+        while pending and len(pending[-1].members) <= 2 * size:
+            tail.append(pending.pop())
+            size += len(tail[-1].members)
+        if len(tail) > 1:
+            self._replace(tail[::-1])
+        if sum(len(opened.members) for opened in self._pending()) >= FLUSH_MEMBERS:
+            self._flush()
+
+    def _replace(self, merged: list[Shard]) -> None:
+        result = shard.merge(self._new_id(), merged)
+        for old in merged:
+            del self._shards[old.id]
+        self._shards[result.id] = result
+
+    def _flush(self) -> None:
+        """Write what is pending as one shard; it is on disk, and still not live."""
+        self._mark_dead_items()
+        pending = self._pending()
+        dead = any(len(part.dead_members) or len(part.dead_items) for part in pending)
+        if len(pending) > 1 or dead:
+            self._replace(pending)
+        for built in self._pending():
+            if len(built.members) == 0 and len(built.items) == 0:
+                del self._shards[built.id]
+                continue
+            entry = shard.write(self._root, built)
+            self._entries[built.id] = entry
+            self._shards[built.id] = shard.open_shard(self._root, entry)
+
+    # --- commit -------------------------------------------------------------------------------
+
+    def commit(self) -> tuple[Manifest, list[Shard]]:
+        """Make everything live in one step, durably; return the new manifest and its shards.
+
+        Without changes nothing is written and the old manifest is returned.
+        """
+        self._flush()
+        self._mark_dead_items()
+        entries = tuple(
+            self._bury(self._shards[key], entry) for key, entry in self._entries.items()
+        )
+        if entries == self._base.shards and self._base.generation > 0:
+            return self._base, list(self._shards.values())
+        committed = replace(
+            self._base,
+            generation=self._base.generation + 1,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            shards=entries,
+            columns=self._columns,
+        )
+        self.may_be_live = True
+        manifest.make_current(self._root, committed)
+        for path in manifest.superseded(self._root, committed):
+            fs.remove(path)
+        return committed, list(self._shards.values())
+
+    def discard(self) -> None:
+        """Remove the shards this transaction wrote, unless a commit may have made them live."""
+        if self.may_be_live:
+            return  # what turns out to be garbage, the next writer collects
+        live = {entry.id for entry in self._base.shards}
+        for key in self._entries.keys() - live:
+            fs.remove(self._root / shard.SHARDS / key)
+
+    def _mark_dead_items(self) -> None:
+        """Bring each shard's dead items up to date with the members that came and went."""
+        if not self._touched:
+            return
+        ids = np.unique(np.concatenate(self._touched))
+        self._touched.clear()
+        alive = np.zeros(len(ids), np.bool_)
+        for opened in self._shards.values():
+            position, _ = opened.members_of(ids)
+            alive[position] = True
+        for key, opened in list(self._shards.items()):
+            row = opened.find_items(ids)
+            back = row[(row >= 0) & alive]
+            gone = row[(row >= 0) & ~alive]
+            dead = np.union1d(np.setdiff1d(opened.dead_items, back), gone).astype(np.uint32)
+            if not np.array_equal(dead, opened.dead_items):
+                self._shards[key] = replace(opened, dead_items=dead)
+
+    def _bury(self, opened: Shard, entry: ShardEntry) -> ShardEntry:
+        """Write the tombstones of a shard if they are not what its entry says."""
+        changed = len(opened.dead_members) != entry.dead_members or not np.array_equal(
+            opened.dead_items, self._recorded_dead_items(entry)
+        )
+        if not changed:
+            return entry
+        table = pa.table(
+            {
+                "members": pa.array([opened.dead_members], pa.list_(pa.uint32())),
+                "items": pa.array([opened.dead_items], pa.list_(pa.uint32())),
+            },
+            schema.TOMBSTONES,
+        )
+        name = f"{TOMBSTONES}/{entry.id}-{self._new_id()}.arrow"
+        written = fs.create_file(self._root / name, [schema.to_ipc(table)])
+        fs.sync_directory(self._root / TOMBSTONES)
+        return replace(
+            entry,
+            tombstones=manifest.File(name, written.size, written.sha256),
+            dead_items=len(opened.dead_items),
+            dead_members=len(opened.dead_members),
+        )
+
+    def _recorded_dead_items(self, entry: ShardEntry) -> NDArray[np.uint32]:
+        if entry.tombstones is None:
+            return shard.NO_ROWS
+        table = schema.from_ipc(self._root / entry.tombstones.name, schema.TOMBSTONES)
+        return schema.numbers(table["items"].combine_chunks().flatten())
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def hash_keys(contribution: str, keys: pa.Array) -> NDArray[np.uint64]:
+    """Return the 64-bit hash of each (contribution, key); `keys` is a large_string array."""
+    seed = _hash(pa.array([contribution], pa.large_string()), np.zeros(1, np.uint64))
+    return _hash(keys, np.full(len(keys), seed[0]))
+
+
+def _hash(texts: pa.Array, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    _, offset_buffer, data_buffer = texts.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(data_buffer or b"", np.uint8)
+    hashes = np.empty(len(texts), np.uint64)
+    hash_strings(offsets, data, seeds, hashes)
+    return hashes
+
+
+def _first_of_key(
+    batch: Batch, keys: pa.Array, hashes: NDArray[np.uint64], ids: NDArray[np.bytes_]
+) -> NDArray[np.bool_]:
+    """Tell which records are the first of their key; refuse keys of two different items."""
+    kept = np.ones(len(keys), np.bool_)
+    ordered = np.sort(hashes)
+    if (ordered[1:] != ordered[:-1]).all():
+        return kept
+    repeated = np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
+    first: dict[str, int] = {}
+    pairs = []
+    for row in np.flatnonzero(repeated):
+        earlier = first.setdefault(keys[int(row)].as_py(), int(row))
+        if earlier != row:
+            pairs.append((earlier, row))
+    if pairs:
+        earlier, later = np.array(pairs).T
+        old, new = (batch.members.take(pa.array(rows)) for rows in (earlier, later))
+        differs = (ids[earlier] != ids[later]) | ~_same_columns(old, new)
+        if differs.any():
+            key = keys[int(later[np.argmax(differs)])].as_py()
+            raise DuplicateKeyError(key, batch.contribution)
+        kept[later] = False
+    return kept
+
+
+def _same_marks(found: pa.Table, source: str, labels: str) -> NDArray[np.bool_]:
+    same_source = pc.equal(found["source"].cast(pa.string()), source)
+    same_labels = pc.equal(pc.binary_join(found["labels"], schema.LABEL_SEPARATOR), labels)
+    return pc.and_(same_source, same_labels).to_numpy()  # type: ignore[no-any-return]
+
+
+def _same_columns(old: pa.Table, new: pa.Table) -> NDArray[np.bool_]:
+    """Compare what callers say of members (not times of adding), row by row; null equals null."""
+    names = [*dict.fromkeys([*new.column_names, *old.column_names])]
+    same = np.ones(len(old), np.bool_)
+    for name in names:
+        if name in ("item_id", "key", "contribution", "added_at", "mtime_ns"):
+            continue
+        left, right = (
+            table[name] if name in table.column_names else pa.nulls(len(old))
+            for table in (old, new)
+        )
+        same &= _same_values(left, right)
+    return same
+
+
+def _same_values(left: Any, right: Any) -> NDArray[np.bool_]:
+    if pa.types.is_dictionary(left.type):
+        left, right = left.cast(left.type.value_type), right.cast(left.type.value_type)
+    if pa.types.is_list(left.type) and pa.types.is_string(left.type.value_type):
+        left, right = (pc.binary_join(part, schema.LABEL_SEPARATOR) for part in (left, right))
+    try:
+        equal = pc.fill_null(pc.equal(left, right), False)
+        both_null = pc.and_(pc.is_null(left), pc.is_null(right))
+        return pc.or_(equal, both_null).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested types, or null against typed
+        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))
+
+
+def garbage(root: Path, kept: list[Manifest]) -> list[Path]:
+    """Return the shards and tombstones that none of the manifests names, by our names only."""
+    named = {
+        part
+        for listed in kept
+        for entry in listed.shards
+        for file in [*entry.files.values(), *([entry.tombstones] if entry.tombstones else [])]
+        for part in (file.name, file.name.rpartition("/")[0])
+    }
+    unnamed = [
+        path
+        for folder, pattern in ((shard.SHARDS, _SHARD_NAME), (TOMBSTONES, _TOMBSTONES_NAME))
+        for path in (root / folder).iterdir()
+        if pattern.fullmatch(path.name) and f"{folder}/{path.name}" not in named
+    ]
+    return unnamed + manifest.temporaries(root)

@@ -1,0 +1,143 @@
+"""Verify: read every byte of an index and say what is damaged, and what the damage costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from nearsearch.errors import FormatError, FormatTooNewError, NearsearchError
+from nearsearch.store import fs, schema
+from nearsearch.store import manifest as manifests
+from nearsearch.store.shard import open_shard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from os import PathLike
+
+    from nearsearch.store.manifest import Manifest, ShardEntry
+    from nearsearch.store.shard import Shard
+
+
+class Damage(NamedTuple):
+    """One thing that is wrong: the file, what is wrong with it, and what cannot be trusted."""
+
+    path: str
+    problem: str
+    costs: str
+
+
+def verify(
+    path: str | PathLike[str], on_progress: Callable[[int, int], None] | None = None
+) -> list[Damage]:
+    """Check every file of an index against its checksum, and the tables against each other.
+
+    Parameters
+    ----------
+    path
+        The index directory.
+    on_progress
+        Called with the bytes read so far and the bytes there are.
+
+    Returns
+    -------
+    list of Damage
+        Empty when all is well.
+
+    Raises
+    ------
+    IndexNotFoundError
+        No index there.
+    FormatTooNewError
+        Written by a later version.
+    """
+    root = Path(path)
+    try:
+        manifest = manifests.read_current(root)
+    except FormatError as error:
+        if isinstance(error, FormatTooNewError):
+            raise
+        return [Damage(str(root), str(error), "the whole index: its list of files is unreadable")]
+    return list(_check(root, manifest, on_progress or (lambda done, total: None)))
+
+
+def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> Iterator[Damage]:
+    files = {
+        entry.id: [*entry.files.values(), *([entry.tombstones] if entry.tombstones else [])]
+        for entry in manifest.shards
+    }
+    total = sum(file.size for listed in files.values() for file in listed)
+    done = 0
+    opened: list[Shard] = []
+    for entry in manifest.shards:
+        damage = []
+        for file in files[entry.id]:
+            target = root / file.name
+            try:
+                found = fs.checksum(target)
+            except OSError as error:
+                damage.append((target, error.strerror or str(error)))
+            else:
+                if found.size != file.size:
+                    damage.append((target, f"{found.size} bytes instead of {file.size}"))
+                elif found.sha256 != file.sha256:
+                    damage.append((target, "its SHA-256 is not the one it was written with"))
+            done += file.size
+            tell(done, total)
+        for target, problem in damage:
+            yield Damage(str(target), problem, _costs(entry))
+        if damage:
+            continue
+        try:
+            shard = open_shard(root, entry)
+        except NearsearchError as error:
+            yield Damage(str(root / "shards" / entry.id), str(error), _costs(entry))
+            continue
+        opened.append(shard)
+        for problem in _inconsistencies(shard):
+            yield Damage(str(root / "shards" / entry.id), problem, _costs(entry))
+    if len(opened) == len(manifest.shards):
+        yield from _orphans(root, opened)
+
+
+def _costs(entry: ShardEntry) -> str:
+    return f"shard {entry.id}: {entry.items:,} items, {entry.members:,} members"
+
+
+def _inconsistencies(shard: Shard) -> Iterator[str]:
+    """Check what the checksums cannot: that a writer never wrote nonsense."""
+    for what, ids, strictly in (
+        ("items", shard.item_ids, True),
+        ("members", shard.member_ids, False),
+    ):
+        ordered = ids[:-1] < ids[1:] if strictly else ids[:-1] <= ids[1:]
+        if not ordered.all():
+            yield f"{what}.arrow is not sorted by item_id"
+    members = np.sort(schema.numbers(shard.keys["member"]))
+    if not np.array_equal(members, np.arange(len(shard.members))):
+        yield "keys.arrow does not list every member once"
+    hashes = schema.numbers(shard.keys["key_hash"])
+    if not (hashes[:-1] <= hashes[1:]).all():
+        yield "keys.arrow is not sorted by key_hash"
+    for spec, rows in shard.codes.items():
+        if len(rows.code) and not (rows.code[:-1] <= rows.code[1:]).all():
+            yield f"{spec}.rows.arrow is not sorted by code"
+        if not np.array_equal(np.unique(rows.code), np.arange(len(rows.codes))):
+            yield f"{spec}.rows.arrow does not describe every code"
+        if len(rows.item) and rows.item.max() >= len(shard.items):
+            yield f"{spec}.rows.arrow points outside items.arrow"
+
+
+def _orphans(root: Path, shards: list[Shard]) -> Iterator[Damage]:
+    for shard in shards:
+        known = np.zeros(len(shard.members), np.bool_)
+        for other in shards:
+            known |= other.find_items(shard.member_ids) >= 0
+        if not known.all():
+            n = int((~known).sum())
+            yield Damage(
+                str(root / "shards" / shard.id),
+                f"{n:,} members belong to items that no shard holds",
+                f"{n:,} members cannot be found by any search",
+            )

@@ -1,0 +1,274 @@
+"""Every single file-system call fails in turn: the index is as before or as after, never else."""
+
+import errno
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import nearsearch as ns
+from nearsearch.store import fs
+
+CODES = np.random.default_rng(3).integers(0, 256, (40, 32), np.uint8)
+KEYS = [f"k{i}" for i in range(40)]
+
+
+class FailingOs:
+    """The module `os`, of which the n-th call from now on raises ENOSPC."""
+
+    def __init__(self, countdown):
+        self.countdown = countdown
+        self.failed = None
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if not callable(real) or name in ("close", "unlink", "getpid"):
+            return real  # cleaning up after a fault is not itself made to fail
+
+        def call(*args, **kwargs):
+            self.countdown -= 1
+            if self.countdown == 0:
+                self.failed = name
+                raise OSError(errno.ENOSPC, "no space left on device (made by the test)")
+            return real(*args, **kwargs)
+
+        return call
+
+
+def contents(root):
+    with ns.Index.open(root) as index:
+        table = index.search(CODES, 0).to_arrow()
+        return sorted(
+            zip(table["query"].to_pylist(), table["key"].to_pylist(), strict=True)
+        ), index.generation
+
+
+def change(root):
+    """Replace some, add some: shards, tombstones, manifest and CURRENT are written."""
+    with ns.Writer.open(root) as writer:
+        writer.add_codes(CODES[20:40], keys=KEYS[10:30])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    root = tmp_path_factory.mktemp("base") / "i.ns"
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES[:20], keys=KEYS[:20])
+    return root
+
+
+def test_every_failing_call_leaves_before_or_after(base, tmp_path, monkeypatch):
+    before = contents(base)
+    clean = tmp_path / "clean.ns"
+    shutil.copytree(base, clean)
+    change(clean)
+    after = contents(clean)
+    assert before != after
+    seen = set()
+    for n in range(1, 500):
+        root = tmp_path / f"{n}.ns"
+        shutil.copytree(base, root)
+        failing = FailingOs(n)
+        with monkeypatch.context() as patch:
+            patch.setattr(fs, "os", failing)
+            try:
+                change(root)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                assert failing.failed
+        if failing.failed is None:
+            assert contents(root) == after
+            break
+        seen.add(failing.failed)
+        found = contents(root)
+        assert found in (before, after), failing.failed
+        assert ns.verify(root) == []
+        change(root)  # the next writer takes up where the last one failed
+        assert contents(root)[0] == after[0]
+        leftovers = [p.name for p in root.rglob("*") if p.name.endswith(".tmp")]
+        assert leftovers == []
+        shutil.rmtree(root)
+    else:
+        pytest.fail("the change never ran to its end")
+    assert {"open", "mkdir", "write", "fsync", "rename", "replace"} <= seen
+
+
+def test_every_failing_call_of_a_creation_leaves_nothing_or_all(tmp_path, monkeypatch):
+    for n in range(1, 500):
+        root = tmp_path / f"{n}.ns"
+        failing = FailingOs(n)
+        with monkeypatch.context() as patch:
+            patch.setattr(fs, "os", failing)
+            try:
+                with ns.Writer.open(root, create=True) as writer:
+                    writer.add_codes(CODES, keys=KEYS)
+            except OSError:
+                assert failing.failed
+        if failing.failed is None:
+            break
+        with ns.Writer.open(root, create=True) as writer:
+            writer.add_codes(CODES, keys=KEYS)
+        assert len(contents(root)[0]) == 40
+        assert ns.verify(root) == []
+    else:
+        pytest.fail("the creation never ran to its end")
+    assert n > 20
+
+
+def test_exception_in_the_block_changes_nothing(base, tmp_path):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    before = contents(root)
+    with pytest.raises(RuntimeError, match="mine"), ns.Writer.open(root) as writer:
+        writer.add_codes(CODES[20:], keys=KEYS[20:])
+        raise RuntimeError("mine")
+    assert contents(root) == before
+    new = tmp_path / "new.ns"
+    with pytest.raises(RuntimeError), ns.Writer.open(new, create=True) as writer:
+        writer.add_codes(CODES)
+        raise RuntimeError
+    assert not new.exists()
+
+
+def test_killed_writer_leaves_a_sound_index_and_no_lock(base, tmp_path):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    before = contents(root)
+    script = (
+        "import sys, time, numpy as np, nearsearch as ns\n"
+        "from nearsearch.store import transaction\n"
+        "transaction.FLUSH_MEMBERS = 1\n"
+        "writer = ns.Writer.open(sys.argv[1])\n"
+        "writer.add_codes((np.arange(320) % 251).astype(np.uint8).reshape(10, 32))\n"
+        "print('flushed', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(root)],
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        assert child.stdout.readline() == b"flushed\n"
+        with pytest.raises(ns.errors.IndexLockedError, match=f"process {child.pid} on "):
+            ns.Writer.open(root)
+        child.kill()
+    assert len(list((root / "shards").iterdir())) == 2
+    assert contents(root) == before
+    change(root)
+    assert len(list((root / "shards").iterdir())) == 2  # the dead writer's shard is gone
+
+
+def flip_bytes(path, positions):
+    data = bytearray(path.read_bytes())
+    for position in positions:
+        data[position] ^= 0x41
+    path.write_bytes(data)
+
+
+def shard_files(root):
+    return sorted(p for p in (root / "shards").rglob("*") if p.is_file())
+
+
+def test_verify_names_every_damaged_file(base, tmp_path):
+    for number, original in enumerate(shard_files(base)):
+        root = tmp_path / f"{number}.ns"
+        shutil.copytree(base, root)
+        path = root / original.relative_to(base)
+        flip_bytes(path, [path.stat().st_size // 2])
+        (damage,) = ns.verify(root)
+        assert damage.path == str(path)
+        assert "SHA-256" in damage.problem
+        assert "20 items, 20 members" in damage.costs
+
+
+@pytest.mark.parametrize("how", ["missing", "short", "long"])
+def test_open_refuses_files_of_another_length(base, tmp_path, how):
+    for number, original in enumerate(shard_files(base)):
+        root = tmp_path / f"{number}.ns"
+        shutil.copytree(base, root)
+        path = root / original.relative_to(base)
+        if how == "missing":
+            path.unlink()
+        elif how == "short":
+            os.truncate(path, path.stat().st_size - 1)
+        else:
+            path.write_bytes(path.read_bytes() + b"\0")
+        with pytest.raises(ns.errors.CorruptFileError) as caught:
+            ns.Index.open(root)
+        assert caught.value.path == str(path)
+        assert ns.verify(root)[0].path == str(path)
+
+
+def test_faiss_header_is_checked_before_faiss_sees_it(base, tmp_path):
+    """FAISS would read beyond the mapping if the header promised more codes than there are."""
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    (path,) = root.rglob("pdq.faiss")
+    for offset, value in [
+        (12, struct.pack("<q", 10**9)),
+        (25, struct.pack("<Q", 1 << 40)),
+        (0, b"IBxx"),
+        (4, struct.pack("<i", 512)),
+        (8, struct.pack("<i", 64)),
+    ]:
+        good = path.read_bytes()
+        path.write_bytes(good[:offset] + value + good[offset + len(value) :])
+        with pytest.raises(ns.errors.CorruptFileError, match=r"pdq\.faiss"):
+            ns.Index.open(root)
+        path.write_bytes(good)
+    assert contents(root)[1] == 1
+
+
+def test_any_damage_to_arrow_files_is_an_error_or_noticed_by_verify(base, tmp_path):
+    """No single damaged byte may crash the process; verify sees each of them."""
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    rng = np.random.default_rng(5)
+    for path in shard_files(root):
+        good = path.read_bytes()
+        for position in rng.integers(0, len(good), 25):
+            flip_bytes(path, [position])
+            assert [d.path for d in ns.verify(root)] == [str(path)]
+            path.write_bytes(good)
+
+
+@pytest.mark.parametrize("text", [b"", b"nonsense\n", b"\xff\xfe", b"0" * 5000])
+def test_damaged_current(base, tmp_path, text):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    (root / "CURRENT").write_bytes(text)
+    with pytest.raises(ns.errors.CorruptFileError, match="CURRENT"):
+        ns.Index.open(root)
+    assert ns.verify(root)[0].costs.startswith("the whole index")
+
+
+def test_damaged_manifest_is_noticed_at_open(base, tmp_path):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    flip_bytes(root / "manifest-000001.json", [100])
+    with pytest.raises(ns.errors.CorruptFileError, match="SHA-256"):
+        ns.Index.open(root)
+
+
+def test_readers_are_not_disturbed_by_writers(base, tmp_path):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    with ns.Index.open(root) as index:
+        old = index.search(CODES, 31).to_arrow()
+        for _ in range(12):  # more commits than manifests are kept
+            with ns.Writer.open(root) as writer:
+                writer.add_codes(CODES[20:], keys=[f"{time.time_ns()}-{i}" for i in range(20)])
+        assert index.search(CODES, 31).to_arrow() == old
+        assert index.generation == 1
+    assert len(list(root.glob("manifest-*.json"))) <= 8
+    assert contents(root)[1] == 13
+
+
+def test_permissions_are_the_owners_alone(base):
+    for path in [base, *base.rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
