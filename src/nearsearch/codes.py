@@ -63,20 +63,34 @@ def to_hex(codes: NDArray[np.uint8]) -> list[str]:
 def record_ids(codes: NDArray[np.uint8], spec: Spec) -> NDArray[np.uint8]:
     """Return the item ids of records that are known only by a code: (n, 32) uint8.
 
-    An id is the SHA-256 of a tag that names the spec, followed by the code. The tag keeps records
-    apart from files, whose id is the SHA-256 of their bytes. A cryptographic hash costs 0.4 s per
-    million and is worth it: with a weaker one a crafted hash list could make two codes share an
-    id, and one of them would be lost.
+    An id is the BLAKE2b digest of the code, personalised with the spec; that of a file is the
+    SHA-256 of its bytes. Both are cryptographic because a hash list can be crafted: if two codes
+    could be made to share an id, one of them would be lost.
+
+    Parameters
+    ----------
+    codes
+        (n, bytes) uint8, C-contiguous.
+
+    Notes
+    -----
+    ``hashlib.blake2b(code, digest_size=32, salt=b"pdq-256/1", person=b"nearsearch code")``, the
+    salt naming algorithm, bits and version; 0.2 s per million codes, where hashlib takes 0.7 s.
     """
-    tag = f"nearsearch record {spec.algorithm} {spec.bits} {spec.version}\n".encode()
-    base = hashlib.sha256(tag)  # copying the state after the tag saves a third of the time
-    data, width = codes.tobytes(), codes.shape[1]
-    digests = []
-    for start in range(0, len(data), width):
-        digest = base.copy()
-        digest.update(data[start : start + width])
-        digests.append(digest.digest())
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    from nearsearch.kernels.blake2b import BLOCK, hash_messages, initial_state
+
+    salt = f"{spec.algorithm}-{spec.bits}/{spec.version}".encode()[:16]
+    person = b"nearsearch code"
+    if codes.shape[1] > BLOCK:
+        digests = (
+            hashlib.blake2b(code, digest_size=32, salt=salt, person=person).digest()
+            for code in codes
+        )
+        return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+    ids = np.empty((len(codes), 4), np.uint64)
+    state = initial_state(salt, person)
+    hash_messages(codes.view("<u8"), state, codes.shape[1], ids)
+    return ids.view(np.uint8)
 
 
 def distinct(codes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nearsearch import codes as codes_module
 from nearsearch.codes import as_codes, distinct, record_ids, to_hex
 from nearsearch.errors import CodesError
-from nearsearch.spec import get_spec
+from nearsearch.spec import Spec, get_spec
 
 PDQ, PHASH = get_spec("pdq"), get_spec("phash")
 BRIDGE = "f8f8f0cee0f4a84f06370a22038f63f0b36e2ed596621e1d33e6b39c4e9c9b22"
@@ -65,13 +65,31 @@ def test_what_cannot_be_codes(value, words):
         as_codes(value, PDQ)
 
 
-def test_record_ids_are_tagged_sha256():
-    codes = as_codes([BRIDGE, "00" * 32], PDQ)
-    ids = record_ids(codes, PDQ)
-    expected = hashlib.sha256(b"nearsearch record pdq 256 1\n" + bytes.fromhex(BRIDGE)).digest()
-    assert ids[0].tobytes() == expected
-    assert ids.shape == (2, 32)
-    assert record_ids(codes[:0], PDQ).shape == (0, 32)
+@pytest.mark.parametrize("name", ["pdq", "phash", "phash-576", "phash-1024"])
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000])
+def test_record_ids_are_personalised_blake2b(name, n):
+    spec = get_spec(name)
+    codes = np.random.default_rng(n).integers(0, 256, (n, spec.code_bytes), np.uint8)
+    salt = f"{spec.algorithm}-{spec.bits}/1".encode()
+    expected = [
+        hashlib.blake2b(code, digest_size=32, salt=salt, person=b"nearsearch code").digest()
+        for code in codes
+    ]
+    ids = record_ids(codes, spec)
+    assert ids.shape == (n, 32)
+    assert ids.tobytes() == b"".join(expected)
+
+
+def test_record_ids_of_codes_beyond_one_block():
+    spec = Spec("wonderhash", 2048, 1, "full")
+    codes = np.random.default_rng(0).integers(0, 256, (2, 256), np.uint8)
+    expected = hashlib.blake2b(
+        codes[0], digest_size=32, salt=b"wonderhash-2048/", person=b"nearsearch code"
+    )
+    assert record_ids(codes, spec)[0].tobytes() == expected.digest()
+
+
+def test_record_ids_differ_between_specs():
     other = as_codes("00" * 8, PHASH)
     assert (
         record_ids(other, PHASH)[0].tobytes() != record_ids(other, get_spec("dhash"))[0].tobytes()

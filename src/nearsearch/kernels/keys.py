@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import types
 
-from nearsearch.kernels.jit import kernel
+from nearsearch.kernels.jit import kernel, readonly, writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,13 +20,12 @@ _OFFSET = np.uint64(0xCBF29CE484222325)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(32)
 
-_u8 = types.Array(types.uint8, 1, "C", readonly=True)
-_i64 = types.Array(types.int64, 1, "C", readonly=True)
-_u64 = types.Array(types.uint64, 1, "C", readonly=True)
-_u64_out = types.Array(types.uint64, 1, "C")
+_SIGNATURE = types.void(
+    readonly(types.int64), readonly(types.uint8), readonly(types.uint64), writable(types.uint64)
+)
 
 
-@kernel(types.void(_i64, _u8, _u64, _u64_out))
+@kernel(_SIGNATURE)
 def hash_strings(
     offsets: NDArray[np.int64],
     data: NDArray[np.uint8],

@@ -189,7 +189,10 @@ def build(
     item_order = _order_by_id(schema.ids_of(items), None)
     item_rank = np.empty(len(items), np.uint32)
     item_rank[item_order] = np.arange(len(items), dtype=np.uint32)
-    member_order = _order_by_id(schema.ids_of(members), key_hashes)
+    if np.array_equal(schema.fixed_bytes(items["item_id"]), schema.fixed_bytes(members["item_id"])):
+        member_order = item_order  # one new member for each new item: the usual case
+    else:
+        member_order = _order_by_id(schema.ids_of(members), key_hashes)
     hashes = key_hashes[member_order]
     key_order = np.argsort(hashes, kind="stable")
     keys = pa.table(

@@ -1,0 +1,518 @@
+"""The pool of hashing processes: one answer for every file, whatever the files do to a process.
+
+Most tests put a stand-in for the hashing process in its place, which does what the path asks for:
+it starts in an instant, and hangs and crashes on demand. The last part uses the real one.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from nearsearch import Limits, workers
+from nearsearch.errors import UsageError, WorkerStartError
+from nearsearch.spec import get_spec
+from nearsearch.workers import Answer, WorkerPool
+
+pytestmark = pytest.mark.timeout(60)
+
+PDQ = get_spec("pdq")
+
+STAND_IN = r"""
+import json, os, signal, sys, time
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def say(text):
+    os.write(1, text.encode() + b"\n")
+
+def answer(**facts):
+    say(json.dumps({"status": "hashed", "pid": os.getpid(), **facts}))
+
+say('{"status": "ready"}')
+for line in sys.stdin:
+    request = json.loads(line)
+    verb, _, rest = request["path"].partition(":")
+    if verb == "hang":
+        time.sleep(60)
+    elif verb == "slow":
+        time.sleep(float(rest))
+    elif verb == "kill":
+        os.kill(os.getpid(), int(rest))
+    elif verb == "exit":
+        sys.exit(int(rest))
+    elif verb == "say":
+        say(rest)
+        continue
+    elif verb == "chatter":
+        os.write(2, b"decoder: warning\n" * 60_000)
+    elif verb == "pieces":
+        text = json.dumps({"status": "hashed", "long": "x" * 500_000}) + "\n"
+        for start in range(0, len(text), 100_000):
+            os.write(1, text[start : start + 100_000].encode())
+            time.sleep(0.005)
+        continue
+    elif verb == "skip":
+        say(json.dumps({"status": "skipped", "reason": "a text", "stage": "sniff"}))
+        continue
+    answer(request=request)
+    if verb == "last":
+        sys.exit(0)
+"""
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    monkeypatch.setattr(workers, "_COMMAND", STAND_IN)
+
+
+@pytest.fixture
+def pool(stand_in):
+    with WorkerPool(2, Limits(seconds=20)) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+def no_process_left(processes):
+    """Whatever a test does to a pool, its processes are gone when the pool is closed."""
+    before = processes()
+    yield
+    assert sorted(processes()) == sorted(before)
+
+
+def ask(pool: WorkerPool, *paths: str) -> dict[str, Answer]:
+    """Map the paths and check that each has exactly one answer."""
+    answers = list(pool.map(paths, [PDQ]))
+    assert Counter(answer.path for answer in answers) == Counter(paths)
+    return {answer.path: answer for answer in answers}
+
+
+def reason(answer: Answer) -> str:
+    assert answer.status == "failed"
+    assert answer.facts.keys() == {"reason", "stage"}
+    assert answer.facts["stage"] == "worker"
+    return answer.facts["reason"]
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+def test_every_path_has_one_answer_in_whatever_order_they_come(pool):
+    paths = [f"slow:{0.03 * (n % 4 == 0)}:{n}".replace(":0:", ":0 ") for n in range(40)]
+    paths = [f"slow:{0.03 if n % 5 == 0 else 0}{n:04}" for n in range(40)]
+    answers = list(pool.map(paths, [PDQ]))
+    assert sorted(answer.path for answer in answers) == sorted(paths)
+    assert {answer.path: answer.facts["request"]["path"] for answer in answers} == {
+        path: path for path in paths
+    }
+
+
+def test_slow_files_do_not_hold_up_the_others(pool):
+    answers = [answer.path for answer in pool.map(["slow:0.3", *map(str, range(20))], [PDQ])]
+    assert answers[-1] == "slow:0.3"
+
+
+def test_thousands_of_small_requests(stand_in):
+    with WorkerPool(3) as pool:
+        answers = ask(pool, *map(str, range(4000)))
+        assert {answer.status for answer in answers.values()} == {"hashed"}
+        assert len({answer.facts["pid"] for answer in answers.values()}) == 3
+
+
+def test_the_request_holds_the_path_the_specs_and_the_limits(stand_in):
+    path = os.fsdecode(b"caf\xe9\n\x1b.jpg")
+    with WorkerPool(1, Limits(max_pixels=7, max_bytes=8)) as pool:
+        (answer,) = pool.map([path], [PDQ, get_spec("phash-256")])
+    request = answer.facts["request"]
+    assert answer.path == request["path"] == path
+    assert (request["max_pixels"], request["max_bytes"]) == (7, 8)
+    assert request["specs"] == [PDQ.to_json(), get_spec("phash-256").to_json()]
+
+
+def test_skipped_is_passed_on(pool):
+    (answer,) = pool.map(["skip:"], [PDQ])
+    assert answer == Answer("skip:", "skipped", {"reason": "a text", "stage": "sniff"})
+
+
+def test_long_answers_in_pieces_and_noise_on_standard_error(pool):
+    answers = ask(pool, "pieces:1", "chatter:1", "pieces:2", "chatter:2")
+    assert len(answers["pieces:1"].facts["long"]) == 500_000
+    assert {answer.status for answer in answers.values()} == {"hashed"}
+
+
+def test_no_paths(pool, processes):
+    before = processes()
+    assert list(pool.map([], [PDQ])) == []
+    assert processes() == before
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def test_processes_are_started_for_files_only_and_kept(pool, processes):
+    before = len(processes())
+    first = ask(pool, "1")["1"].facts["pid"]
+    assert len(processes()) == before + 1
+    second = {answer.facts["pid"] for answer in ask(pool, *"23456789").values()}
+    assert first in second
+    assert len(processes()) == before + len(second) == before + 2
+
+
+def test_start_does_not_wait_and_starts_no_more_than_the_pool_holds(monkeypatch, processes):
+    monkeypatch.setattr(workers, "_COMMAND", "import time; time.sleep(60)")
+    before = len(processes())
+    with WorkerPool(2) as pool:
+        began = time.monotonic()
+        pool.start(1)
+        assert len(processes()) == before + 1
+        pool.start(9)
+        pool.start()
+        assert len(processes()) == before + 2
+        assert time.monotonic() - began < 5
+
+
+def test_close_ends_everything_and_may_be_called_again(stand_in, processes):
+    before = processes()
+    pool = WorkerPool(2)
+    pool.close()
+    pool.start()
+    assert len(processes()) == len(before) + 2
+    pool.close()
+    assert processes() == before
+    pool.close()
+    assert ask(pool, "1")["1"].status == "hashed"  # it starts anew
+    pool.close()
+
+
+def test_leaving_the_iteration_early_ends_the_processes(pool, processes):
+    before = processes()
+    answers = pool.map(["1", "hang:", "2", "3"], [PDQ])
+    assert next(answers).status == "hashed"
+    assert len(processes()) > len(before)
+    answers.close()
+    assert processes() == before
+    assert ask(pool, "4")["4"].status == "hashed"
+
+
+def test_an_error_of_the_caller_ends_the_processes(pool, processes):
+    before = processes()
+
+    def paths():
+        yield from ("1", "2", "3")
+        raise RuntimeError("the walk broke")
+
+    with pytest.raises(RuntimeError, match="the walk broke"):
+        list(pool.map(paths(), [PDQ]))
+    assert processes() == before
+
+
+@pytest.mark.parametrize("count", [-1, -8])
+def test_a_pool_without_processes_would_answer_nothing(count):
+    with pytest.raises(UsageError):
+        WorkerPool(count)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seconds": 0},
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+        {"max_pixels": 0},
+        {"max_bytes": -1},
+        {"memory": 0},
+    ],
+    ids=str,
+)
+def test_limits_that_no_file_could_meet_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Limits(**wrong)
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10, 1e300])
+def test_there_may_be_no_limit_of_time(stand_in, seconds):
+    with WorkerPool(1, Limits(seconds=seconds)) as pool:
+        assert ask(pool, "1", "2")["2"].status == "hashed"
+
+
+# --- files that take a process with them ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "cause"),
+    [
+        ("kill:9", "SIGKILL"),
+        ("kill:11", "SIGSEGV"),
+        ("kill:6", "SIGABRT"),
+        ("kill:40", "40"),  # a real-time signal, without a name
+        ("exit:3", "exit status 3"),
+        ("exit:0", "exit status 0"),
+    ],
+)
+def test_a_crash_costs_one_file(pool, path, cause):
+    answers = ask(pool, "1", path, "2", "3", "4")
+    assert "crashed" in reason(answers[path])
+    assert cause in reason(answers[path])
+    assert [answers[n].status for n in "1234"] == ["hashed"] * 4
+
+
+def test_a_file_that_takes_too_long_costs_one_file(stand_in):
+    with WorkerPool(2, Limits(seconds=0.4)) as pool:
+        answers = ask(pool, "1", "hang:", "2", "3", "4")
+        assert reason(answers["hang:"]) == "took longer than 0.4 s"
+        assert [answers[n].status for n in "1234"] == ["hashed"] * 4
+
+
+def test_all_of_it_at_once(stand_in, processes):
+    bad = ["hang:", "kill:9", "exit:3", "kill:11", "hang: again"]
+    good = [str(n) for n in range(30)]
+    with WorkerPool(3, Limits(seconds=0.4)) as pool:
+        answers = ask(pool, *good[:10], *bad, *good[10:])
+        assert [path for path in bad if reason(answers[path])] == bad
+        assert {answers[path].status for path in good} == {"hashed"}
+        assert ask(pool, "after")["after"].status == "hashed"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["Segmentation fault?", "{", "[1]", "17", "{}", '{"status": "done"}', "", "\x00\x1b", "null"],
+)
+def test_an_answer_that_makes_no_sense_costs_one_file(stand_in, garbage):
+    with WorkerPool(1) as pool:
+        answers = ask(pool, "1", f"say:{garbage}", "2")
+        reason(answers[f"say:{garbage}"])
+        assert answers["1"].status == answers["2"].status == "hashed"
+
+
+def test_a_crash_in_the_middle_of_an_answer_costs_one_file(monkeypatch):
+    half = STAND_IN.replace("say(rest)\n        continue", "os.write(1, b'{\"sta'); sys.exit(1)")
+    monkeypatch.setattr(workers, "_COMMAND", half)
+    with WorkerPool(1) as pool:
+        answers = ask(pool, "say:", "1")
+        assert "exit status 1" in reason(answers["say:"])
+        assert answers["1"].status == "hashed"
+
+
+def test_a_process_that_dies_idle_costs_no_file(stand_in, processes):
+    before = processes()
+    with WorkerPool(1) as pool:
+        first = ask(pool, "last:")["last:"]
+        assert first.status == "hashed"
+        assert processes(within=5) == before or before
+        # Its pipes are closed too: what is dropped open warns, and warnings fail.
+        second = ask(pool, "1")["1"]
+        assert second.status == "hashed"
+        assert second.facts["pid"] != first.facts["pid"]
+
+
+def test_dead_processes_leave_no_files_open(stand_in, processes):
+    def n_open() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with WorkerPool(1) as pool:
+        before = n_open()
+        for number in range(3):
+            ask(pool, f"last:{number}")
+            processes(within=2)
+            ask(pool, "kill:9")
+        pool.close()
+        assert n_open() == before
+
+
+def test_a_process_killed_from_outside_costs_one_file(pool):
+    answers = pool.map(["1", "slow:5", "2"], [PDQ])
+    first = next(answers)
+    pool_answers = [first]
+    (busy,) = [
+        process for process in _children_of_this_process() if process != first.facts["pid"] or True
+    ][:1]
+    os.kill(busy, signal.SIGKILL)
+    pool_answers += answers
+    assert sorted(answer.path for answer in pool_answers) == ["1", "2", "slow:5"]
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def test_starting_up_does_not_count_as_time_of_the_file(monkeypatch):
+    monkeypatch.setattr(workers, "_COMMAND", "import time; time.sleep(0.6)" + STAND_IN)
+    with WorkerPool(1, Limits(seconds=0.3)) as pool:
+        assert ask(pool, "1")["1"].status == "hashed"
+
+
+def test_a_process_started_early_may_wait_long_for_its_first_file(stand_in, monkeypatch):
+    """As `query -` does, when the first path is typed minutes after the start."""
+    monkeypatch.setattr(workers, "_START_SECONDS", 0.5)
+    with WorkerPool(1) as pool:
+        pool.start()
+        time.sleep(0.7)
+        assert ask(pool, "1")["1"].status == "hashed"
+
+
+def test_a_slow_reader_of_the_answers_is_not_the_files_fault(stand_in):
+    """An answer that is there counts, however late the caller comes for it."""
+    with WorkerPool(2, Limits(seconds=0.3)) as pool:
+        answers = {}
+        for answer in pool.map("12345", [PDQ]):
+            answers[answer.path] = answer.status
+            time.sleep(0.4)
+        assert answers == dict.fromkeys("12345", "hashed")
+
+
+# --- starting ---------------------------------------------------------------------------------
+
+
+def test_a_start_that_fails_says_what_the_process_said(monkeypatch, processes):
+    monkeypatch.setattr(workers, "_COMMAND", "import sys; sys.exit('libfaiss.so: cannot open')")
+    before = processes()
+    with WorkerPool(2) as pool:
+        with pytest.raises(WorkerStartError) as caught:
+            list(pool.map(["1", "2", "3"], [PDQ]))
+        assert caught.value.detail == "exit status 1: libfaiss.so: cannot open"
+        assert processes() == before
+
+
+def test_a_start_that_failed_before_there_was_work_is_found_when_there_is(monkeypatch, processes):
+    monkeypatch.setattr(workers, "_COMMAND", "import sys; sys.exit('broken')")
+    before = processes()
+    with WorkerPool(1) as pool:
+        pool.start()
+        processes(within=2)
+        with pytest.raises(WorkerStartError, match="broken"):
+            list(pool.map(["1"], [PDQ]))
+        assert processes() == before
+
+
+def test_a_process_that_is_never_ready_does_not_start(monkeypatch, processes):
+    monkeypatch.setattr(workers, "_START_SECONDS", 0.3)
+    monkeypatch.setattr(
+        workers, "_COMMAND", "import sys, time; sys.stderr.write('compiling'); time.sleep(60)"
+    )
+    before = processes()
+    with WorkerPool(1) as pool:
+        with pytest.raises(WorkerStartError) as caught:
+            list(pool.map(["1"], [PDQ]))
+        assert caught.value.detail == "not ready after 0.3 s: compiling"
+        assert processes() == before
+
+
+def test_memory_that_does_not_hold_the_libraries_is_a_failed_start():
+    with WorkerPool(1, Limits(memory=1 << 26)) as pool, pytest.raises(WorkerStartError):
+        list(pool.map(["1"], [PDQ]))
+
+
+# --- the real hashing process -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real():
+    with WorkerPool(1) as pool:
+        pool.start()
+        yield pool
+
+
+def memory_bomb(path: Path) -> None:
+    """A PNG of some kilobytes that takes 400 million bytes to decode."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    side = 20_000
+    size = side.to_bytes(4, "big") * 2
+    row = b"\0" * (1 + side // 8)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", size + b"\x01\x00\x00\x00\x00")
+        + chunk(b"IDAT", zlib.compress(row * side, 1))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_the_facts_of_a_picture(real, small_index):
+    path = str(small_index.pictures / "a.jpg")
+    (answer,) = real.map([path], [PDQ])
+    facts = answer.facts
+    assert answer.status == "hashed"
+    assert (facts["format"], facts["width"], facts["height"]) == ("JPEG", 240, 180)
+    assert facts["size"] == os.stat(path).st_size
+    assert facts["mtime_ns"] == os.stat(path).st_mtime_ns
+    assert facts["codes"]["pdq"] == [small_index.codes["a.jpg"], 100]
+    assert len(bytes.fromhex(facts["sha256"])) == 32
+
+
+def test_what_is_no_picture(real, tmp_path):
+    (tmp_path / "note.txt").write_text("hello")
+    answers = ask(real, str(tmp_path / "note.txt"), str(tmp_path / "gone.jpg"), "null\0byte")
+    by_name = {Path(path).name: answer for path, answer in answers.items()}
+    assert by_name["note.txt"][1:] == (
+        "skipped",
+        {"reason": "no known picture format", "stage": "sniff"},
+    )
+    assert by_name["gone.jpg"][1:] == (
+        "failed",
+        {"reason": "No such file or directory", "stage": "read"},
+    )
+    assert by_name["null\0byte"].status == "failed"
+
+
+def test_ctrl_c_is_for_the_parent(real, small_index, processes):
+    path = str(small_index.pictures / "a.jpg")
+    (before,) = real.map([path], [PDQ])
+    for process in processes():
+        os.kill(process, signal.SIGINT)
+    (after,) = real.map([path], [PDQ])
+    assert after == before
+
+
+def test_what_a_decoder_prints_or_raises_is_not_an_answer(monkeypatch):
+    """The real loop around a decoder that misbehaves as the name asks for."""
+    patch = """
+import os
+import nearsearch.media.fingerprint as module
+def fingerprint(path, specs, **limits):
+    print('{"status": "hashed"}', flush=True)
+    os.write(1, b'libtiff: warning\\n')
+    if path == "interrupt":
+        raise RecursionError("too deep")
+    raise {"memory": MemoryError, "bug": ZeroDivisionError}[path]("of C")
+module.fingerprint = fingerprint
+"""
+    encoded = base64.b64encode(patch.encode()).decode()
+    command = workers._COMMAND.replace(
+        "from nearsearch.media",
+        f"import base64; exec(base64.b64decode('{encoded}').decode()); from nearsearch.media",
+    )
+    monkeypatch.setattr(workers, "_COMMAND", command)
+    with WorkerPool(1) as pool:
+        answers = ask(pool, "memory", "bug", "interrupt")
+    assert {path: tuple(answer) for path, answer in answers.items()} == {
+        "memory": ("memory", "failed", {"reason": "out of memory", "stage": "decode"}),
+        "bug": ("bug", "failed", {"reason": "ZeroDivisionError: of C", "stage": "hash"}),
+        "interrupt": (
+            "interrupt",
+            "failed",
+            {"reason": "RecursionError: too deep", "stage": "hash"},
+        ),
+    }
+
+
+def test_a_memory_bomb_costs_one_file(real, small_index, tmp_path, processes):
+    good, bomb = str(small_index.pictures / "a.jpg"), tmp_path / "bomb.png"
+    memory_bomb(bomb)
+    ask(real, good)
+    status = Path(f"/proc/{processes()[0]}/status").read_text()
+    needed = 1024 * int(status.partition("VmPeak:")[2].split()[0])
+    with WorkerPool(1, Limits(max_pixels=10**9, memory=needed + (200 << 20))) as pool:
+        answers = ask(pool, str(bomb), good)
+    assert answers[str(bomb)].status == "failed"
+    assert "memory" in answers[str(bomb)].facts["reason"]
+    assert answers[str(bomb)].facts["stage"] == "decode"
+    assert answers[good].status == "hashed"
