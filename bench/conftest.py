@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import faiss
@@ -63,12 +63,13 @@ class Bench:
         rival_name: str = "",
         prepare: Callable[[int], object] | None = None,
         note: Callable[[float], str] = lambda _: "",
+        warm: bool = True,
     ) -> tuple[list[Any], list[Any]]:
         """Run both sides in turn and return what they answered, round by round.
 
         Every round calls ``prepare(i)`` (untimed), ``rival(i)``, then ``ours(i)``, so noise that
-        lasts longer than a round hits both; one untimed call of each goes before. `note` turns
-        our median in seconds into a remark. All answers are kept until the test ends.
+        lasts longer than a round hits both; if `warm`, one untimed call of each goes before.
+        `note` turns our median in seconds into a remark. All answers are kept until the test ends.
         """
         times: list[float] = []
         answers: list[Any] = []
@@ -87,10 +88,11 @@ class Bench:
         def timed(turn: int) -> None:
             answers.append(ours(turn))
 
-        prepare(0)
-        if rival is not None:
-            rival(0)
-        ours(0)
+        if warm:
+            prepare(0)
+            if rival is not None:
+                rival(0)
+            ours(0)
         self._benchmark.pedantic(timed, setup=setup, rounds=rounds, iterations=1)
         if not self._benchmark.disabled:
             measured = np.array(self._benchmark.stats.stats.data)
@@ -104,13 +106,6 @@ class Bench:
             self._rows.append(row)
             self._record(row)
         return answers, rival_answers
-
-    def note(self, text: str) -> None:
-        """Add a remark to the line just measured."""
-        if not self._benchmark.disabled:
-            row = self._rows[-1]
-            self._rows[-1] = replace(row, note=", ".join(t for t in (row.note, text) if t))
-            self._benchmark.extra_info["note"] = self._rows[-1].note
 
     def _record(self, row: Row) -> None:
         extra = self._benchmark.extra_info

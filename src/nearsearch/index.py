@@ -75,7 +75,10 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        """End the hashing processes and let go of the files. May be called again."""
+        """End the hashing processes and let go of the files. May be called again.
+
+        Matches keep the files mapped that they describe.
+        """
         self._snapshot = None
         if self._pool:
             self._pool.close()
@@ -349,8 +352,10 @@ class Index:
         )
         offsets, rows, distances = canonical(asked[queries], rows, distances, len(codes))
 
+        snapshot = self.snapshot  # matches outlive the closing of the index
+
         def describe(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
-            return self.snapshot.describe(spec.name, rows)
+            return snapshot.describe(spec.name, rows)
 
         matches = Matches(
             offsets,

@@ -79,7 +79,7 @@ class Matches:
         contribution, then key. The columns are those of `nearsearch.Index.columns`. Under a
         filter only the members that pass it are listed.
 
-        The index must still be open: its mapped files are read here.
+        Reads the mapped files of the index; it may have been closed meanwhile.
         """
         return self.joined().drop_columns(["match"])
 

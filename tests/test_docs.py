@@ -1,0 +1,137 @@
+"""The documents say what the code does."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+FORMAT = (ROOT / "docs" / "format.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_ci_runs_exactly_the_two_commands_of_the_readme():
+    promised = blocks(README, "console")[0].splitlines()
+    assert len(promised) == 2
+    done = [
+        line
+        for line in (ROOT / ".ci" / "run").read_text().splitlines()
+        if line.startswith("python3")
+    ]
+    assert done == promised
+
+
+@pytest.fixture
+def folder(tmp_path):
+    from PIL import Image
+
+    from nearsearch.synthetic import make_picture
+
+    (tmp_path / "photos").mkdir()
+    picture = Image.fromarray(make_picture(1, "leaves", 200, 160))
+    picture.save(tmp_path / "photos" / "a.jpg")
+    picture.save(tmp_path / "suspect.jpg", quality=40)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
+def test_python_of_the_readme_runs(number, folder):
+    """As a plain script: it has no __main__ guard, and needs none."""
+    script = folder / "script.py"
+    script.write_text(blocks(README, "python")[number])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    if number == 0:
+        assert done.stdout.startswith("photos/a.jpg ")
+        assert done.stdout.endswith(" NL-0042\n")
+
+
+def test_shell_of_the_readme_runs(folder):
+    commands = blocks(README, "console")[1].splitlines()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in commands:
+        done = subprocess.run(
+            command,
+            shell=True,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+        )
+        assert done.returncode == 0, done.stderr
+    assert '"key": "photos/a.jpg"' in done.stdout
+
+
+def test_format_page_reads_an_index(folder):
+    import nearsearch as ns
+
+    with ns.Writer.open(folder / "known.ns", create=True) as writer:
+        writer.add_codes(["ab" * 32, "cd" * 32])
+    done = subprocess.run(
+        [sys.executable, "-c", blocks(FORMAT, "python")[0]],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split()[1:] == ["2", "2"], done.stderr
+    check = subprocess.run(["sha256sum", "-c", "CURRENT"], cwd=folder / "known.ns", text=True)
+    assert check.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("items.arrow", "ITEMS"),
+        ("members.arrow", "MEMBERS"),
+        ("keys.arrow", "KEYS"),
+        ("<spec>.rows.arrow", "ROWS"),
+        ("tombstones", "TOMBSTONES"),
+    ],
+)
+def test_format_page_has_the_schemas(heading, name):
+    from nearsearch.store import schema
+
+    section = FORMAT.split(f"### {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    rows = re.findall(r"^\| (\w+) \| (.+?) \| .+ \|$", section, re.MULTILINE)[1:]
+    assert rows == [(field.name, str(field.type)) for field in getattr(schema, name)]
+
+
+def test_every_command_is_in_the_readme_and_has_help():
+    from nearsearch.cli import main
+
+    for command in ("add", "query", "info", "verify", "demo"):
+        assert f"nearsearch {command}" in README
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "-h"])
+        assert stopped.value.code == 0
+
+
+def test_every_spec_is_in_the_readme():
+    from nearsearch.spec import FAMILIES
+
+    for algorithm, family in FAMILIES.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| `{algorithm}`"))
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[2] == ", ".join(map(str, family.bits))
+        assert cells[3] == str(family.radius)
+
+
+def test_links_lead_somewhere():
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "bench/README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_documents_name_no_machine():
+    words = re.compile(r"/(home|root|work|tmp)/|://(?!www\.apache|creativecommons)")
+    for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        assert not words.search(path.read_text()), path

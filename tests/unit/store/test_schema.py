@@ -1,0 +1,71 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nearsearch.errors import CorruptFileError
+from nearsearch.store import schema
+
+TABLE = pa.table(
+    {"key_hash": pa.array([1, 2], pa.uint64()), "member": pa.array([0, 1], pa.uint32())}
+)
+
+
+def test_to_and_from_ipc(tmp_path):
+    (tmp_path / "t").write_bytes(schema.to_ipc(TABLE.cast(schema.KEYS)))
+    assert schema.from_ipc(tmp_path / "t", schema.KEYS).to_pydict() == TABLE.to_pydict()
+    (tmp_path / "e").write_bytes(schema.to_ipc(schema.MEMBERS.empty_table()))
+    assert len(schema.from_ipc(tmp_path / "e", schema.MEMBERS)) == 0
+
+
+def test_many_chunks_become_one_batch(tmp_path):
+    names = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c"]).dictionary_encode()]
+    (tmp_path / "t").write_bytes(schema.to_ipc(pa.table({"x": pa.chunked_array(names)})))
+    with pa.ipc.open_file(tmp_path / "t") as reader:
+        assert reader.num_record_batches == 1
+        assert reader.read_all()["x"].to_pylist() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (TABLE.drop_columns(["member"]), "column member: expected uint32, found no such column"),
+        (TABLE.set_column(1, "member", pa.array([0, 1])), "expected uint32, found int64"),
+    ],
+)
+def test_other_columns_than_expected(tmp_path, table, words):
+    (tmp_path / "t").write_bytes(schema.to_ipc(table))
+    with pytest.raises(CorruptFileError, match=words):
+        schema.from_ipc(tmp_path / "t", schema.KEYS)
+
+
+@pytest.mark.parametrize("data", [b"", b"ARROW1", b"nonsense" * 100])
+def test_no_arrow_file(tmp_path, data):
+    (tmp_path / "t").write_bytes(data)
+    with pytest.raises(CorruptFileError, match="Arrow IPC file"):
+        schema.from_ipc(tmp_path / "t", schema.KEYS)
+
+
+def test_fixed_bytes_share_memory_and_know_offsets():
+    values = np.arange(96, dtype=np.uint8).reshape(3, 32)
+    array = schema.from_fixed_bytes(values)
+    assert array.type == pa.binary(32)
+    assert (schema.fixed_bytes(array) == values).all()
+    assert np.shares_memory(schema.fixed_bytes(array), values)
+    assert (schema.fixed_bytes(array.slice(1)) == values[1:]).all()
+    chunked = pa.chunked_array([array.slice(2), array.slice(0, 1)])
+    assert (schema.fixed_bytes(chunked) == values[[2, 0]]).all()
+    assert schema.ids_view(values)[1] == bytes(range(32, 64))
+
+
+def test_ids_compare_like_bytes_also_when_they_end_in_zeros():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 3, (200, 32), np.uint8)
+    ids[:100, 1:] = 0
+    view = schema.ids_view(ids)
+    order = np.argsort(view, kind="stable")
+    assert [ids[i].tobytes() for i in order] == sorted(row.tobytes() for row in ids)
+
+
+def test_take_of_all_rows_is_the_table_itself():
+    assert schema.take(TABLE, np.arange(2))["member"].chunk(0).equals(TABLE["member"].chunk(0))
+    assert schema.take(TABLE, np.array([1]))["member"].to_pylist() == [1]
