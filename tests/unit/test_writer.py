@@ -171,7 +171,7 @@ def test_metadata_comes_back_and_can_be_asked(root):
         assert len(index.search(CODES, 0, where="page >= 2")) == 2
         assert len(index.search(CODES, 0, where=pa.compute.field("grade") == "B")) == 1
         assert len(index.search(CODES, 0, where='"x" in tags')) == 1
-    with ns.Writer.open(root) as writer, pytest.raises(MetadataError, match="as int16, .* string"):
+    with ns.Writer.open(root) as writer, pytest.raises(MetadataError, match=r"as int16, .* string"):
         writer.add_codes(CODES[4:5], metadata=pa.table({"page": ["x"]}))
 
 
