@@ -272,3 +272,20 @@ def test_readers_are_not_disturbed_by_writers(base, tmp_path):
 def test_permissions_are_the_owners_alone(base):
     for path in [base, *base.rglob("*")]:
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_many_shards_need_few_file_descriptors(tmp_path):
+    root = tmp_path / "i.ns"
+    rng = np.random.default_rng(6)
+    for i in range(40):
+        with ns.Writer.open(root, create=True) as writer:
+            writer.add_codes(rng.integers(0, 256, (2, 32), np.uint8), keys=[f"{i}a", f"{i}b"])
+    script = (
+        "import resource, sys, numpy as np, nearsearch as ns\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
+        "with ns.Index.open(sys.argv[1]) as index:\n"
+        "    matches = index.search(np.zeros((1, 32), np.uint8), 256)\n"
+        "    print(len(matches.to_arrow()), index.stats()['shards'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True)
+    assert done.stdout == "80 40\n", done.stderr

@@ -65,13 +65,17 @@ def print_table(
 
 
 class HitPrinter:
-    """Prints tables of hits as they come, in one of `FORMATS`."""
+    """Prints tables of hits as they come, in one of `FORMATS`.
+
+    The table for people is one table at the end, unless each answer is wanted `at_once`.
+    """
 
     FORMATS: Final = ("table", "jsonl", "csv", "arrow")
 
-    def __init__(self, form: str) -> None:
-        self._form = form
+    def __init__(self, form: str, *, at_once: bool) -> None:
+        self._form, self._at_once = form, at_once
         self._stream: Any = None
+        self._rows: list[list[Any]] = []
 
     def print(self, hits: pa.Table) -> None:
         """Print the hits of some queries, and let a reader of our pipe have them at once."""
@@ -80,14 +84,18 @@ class HitPrinter:
             sys.stdout.flush()
 
     def close(self) -> None:
-        """End the output; an Arrow stream has an end of its own."""
+        """End the output: print the table, or the end of the Arrow stream."""
+        if self._rows:
+            print_table(HIT_COLUMNS, self._rows, ("distance", "quality"))
+            self._rows = []
         if self._form == "arrow" and self._stream is not None:
             self._stream.close()
 
     def _table(self, hits: pa.Table) -> None:
-        if len(hits):
-            rows = hits.select(list(HIT_COLUMNS)).to_pylist()
-            print_table(HIT_COLUMNS, (list(row.values()) for row in rows), ("distance", "quality"))
+        rows = hits.select(list(HIT_COLUMNS)).to_pylist()
+        self._rows += [list(row.values()) for row in rows]
+        if self._at_once:
+            self.close()
 
     def _jsonl(self, hits: pa.Table) -> None:
         for row in hits.to_pylist():

@@ -59,18 +59,21 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to ask: name a picture, - or --code HEX")
     if options.format == "arrow" and sys.stdout.isatty():
         raise UsageError("--format arrow is binary: send it to a file or a program")
-    printer = HitPrinter(options.format)
-    hits, failed = 0, 0
+    printer = HitPrinter(options.format, at_once="-" in options.files)
+    tally = _Tally()
     with Index.open(options.index) as index:
         try:
             for matches in _answers(index, options):
-                table = matches.to_arrow()
-                printer.print(table)
-                failed += _explain(matches, len(table))
-                hits += len(matches)
+                hits = matches.to_arrow()
+                printer.print(hits)
+                tally.add(matches, len(hits))
+                if "-" in options.files:
+                    tally.tell()
         finally:
             printer.close()
-    return 2 if failed else 0 if hits else 1
+    if "-" not in options.files:
+        tally.tell()
+    return 2 if tally.failed else 0 if tally.found else 1
 
 
 def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
@@ -95,18 +98,33 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         yield index.query(paths, **asked)
 
 
-def _explain(matches: Matches, members: int) -> int:
-    """Say what came of the queries, on standard error; return how many could not be asked."""
-    from nearsearch.cli.output import printable, talk
+class _Tally:
+    """Counts what came of the queries, and says so on standard error."""
 
-    console = talk()
-    for failure in matches.failures:
-        word = "not asked" if failure.stage == "quality" else "failed"
-        console.print(f"{word}: {printable(failure.key)}: {failure.reason}")
-    answered = len(matches.queries) - len(matches.failures)
-    found = int((matches.offsets[1:] > matches.offsets[:-1]).sum())
-    console.print(
-        f"{len(matches):,} matches ({members:,} members) for {found:,} of {answered:,} queries "
-        f"({matches.spec.name}, generation {matches.generation})"
-    )
-    return sum(failure.stage != "quality" for failure in matches.failures)
+    def __init__(self) -> None:
+        self.found = self.failed = 0
+        self._queries = self._matches = self._members = 0
+        self._made_on = ""
+
+    def add(self, matches: Matches, members: int) -> None:
+        """Count the answers of one call, and name the files that could not be asked."""
+        from nearsearch.cli.output import printable, talk
+
+        for failure in matches.failures:
+            word = "not asked" if failure.stage == "quality" else "failed"
+            talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}")
+            self.failed += failure.stage != "quality"
+        self.found += int((matches.offsets[1:] > matches.offsets[:-1]).sum())
+        self._queries += len(matches.queries)
+        self._matches += len(matches)
+        self._members += members
+        self._made_on = f"{matches.spec.name}, generation {matches.generation}"
+
+    def tell(self) -> None:
+        """Print the counts so far."""
+        from nearsearch.cli.output import talk
+
+        talk().print(
+            f"{self._matches:,} matches ({self._members:,} members) for {self.found:,} of "
+            f"{self._queries:,} queries ({self._made_on})"
+        )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK: Final = 1 << 22
+_SMALL: Final = 1 << 18
 
 
 class Written(NamedTuple):
@@ -108,9 +109,15 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def map_bytes(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
-    """Map `length` bytes of a file, read-only; the file must have them."""
-    if length == 0:  # nothing can not be mapped
-        return np.empty(0, np.uint8)
+    """Map `length` bytes of a file, read-only; the file must have them.
+
+    Short ones are read instead: a mapping holds a file descriptor, of which a process has 1,024 by
+    default, and an index of many small shards has more files than that.
+    """
+    if length <= _SMALL:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(length), np.uint8)
     return np.memmap(path, np.uint8, "r", offset, (length,))
 
 

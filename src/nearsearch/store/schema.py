@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch.errors import CorruptFileError
+from nearsearch.store import fs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +108,8 @@ def from_ipc(path: Path, expected: pa.Schema) -> pa.Table:
         Not an Arrow file, more than one batch, or a column missing or of another type.
     """
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        data = fs.map_bytes(path, 0, fs.size_of(path) or 0)
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(data)))
         table = pa.Table.from_batches(
             [reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema
         )
