@@ -30,8 +30,6 @@ BIG = 3_000_000  # pixels
 SHARED = Path(__file__).parents[1].parent / "shared" / "media" / "images"
 
 SIZES = ("1600x1200", "2560x1600", "4000x3000")
-HALVED = {"4000x3000"}  # the only one whose half still has both sides at 1024 or more
-
 MEAN_DRIFT, MAX_DRIFT = 1.0, 8  # bits
 
 
@@ -74,15 +72,17 @@ def real() -> list[bytes]:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_from_file_generated(bench: Any, size: str) -> None:
-    _compare_files(bench, [_jpeg(7, kind, size) for kind in KINDS], rounds=5)
+    _compare_files(bench, [_jpeg(7, kind, size) for kind in KINDS], rounds=3)
 
 
 def test_from_file_real(bench: Any, real: list[bytes]) -> None:
-    _compare_files(bench, real, rounds=3)
+    drift = _compare_files(bench, real, rounds=3)
+    assert drift.mean() <= MEAN_DRIFT, drift
+    assert drift.max() <= MAX_DRIFT, drift
 
 
-def _compare_files(bench: Any, files: list[bytes], rounds: int) -> None:
-    """Time one pass over all files on each side, and see that each pass gives the same."""
+def _compare_files(bench: Any, files: list[bytes], rounds: int) -> np.ndarray:
+    """Time passes over all files on each side, see that all agree, and return our drift."""
     pixels = sum(_pixels(data) for data in files)
     _ours(files[0]), _oracle(files[0])  # compiled and imported
     answers, expected = bench(
@@ -97,44 +97,25 @@ def _compare_files(bench: Any, files: list[bytes], rounds: int) -> None:
     )
     for side in (answers, expected):
         assert all(np.array_equal(answer, side[0]) for answer in side)
-    assert _drifts(answers[0], expected[0]).max() <= MAX_DRIFT
+    return _drifts(answers[0], expected[0])
 
 
 # --- drift, untimed ---------------------------------------------------------------------------
 
-_MEAN_EXCEEDED = pytest.mark.xfail(
-    reason="halved inside the decoder, generated 12-megapixel pictures drift by 1.5 to 3 bits in "
-    "the mean, about as much as a crop by one pixel; see README.md"
-)
-
-
-@pytest.mark.parametrize(
-    "size",
-    [pytest.param(size, marks=_MEAN_EXCEEDED if size in HALVED else ()) for size in SIZES],
-    ids=str,
-)
-def test_mean_drift_generated(size: str, drifts: Callable[[str], np.ndarray]) -> None:
-    assert drifts(size).mean() <= MEAN_DRIFT, drifts(size)
-
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_max_drift_generated(size: str, drifts: Callable[[str], np.ndarray]) -> None:
+def test_drift_generated(size: str, drifts: Callable[[str], np.ndarray]) -> None:
+    assert drifts(size).mean() <= MEAN_DRIFT, drifts(size)
     assert drifts(size).max() <= MAX_DRIFT, drifts(size)
-
-
-def test_drift_real(real: list[bytes]) -> None:
-    found = _drifts([_ours(data) for data in real], [_oracle(data) for data in real])
-    assert found.mean() <= MEAN_DRIFT, found
-    assert found.max() <= MAX_DRIFT, found
 
 
 @pytest.fixture(scope="module")
 def drifts() -> Callable[[str], np.ndarray]:
-    """Return the drift of each of a dozen pictures of a size, computed once."""
+    """Return the drift of six pictures of a size, computed once."""
 
     @cache
     def of_size(size: str) -> np.ndarray:
-        files = [_jpeg(seed, kind, size) for seed in range(20, 24) for kind in KINDS]
+        files = [_jpeg(seed, kind, size) for seed in (20, 21) for kind in KINDS]
         return _drifts([_ours(data) for data in files], [_oracle(data) for data in files])
 
     return of_size
@@ -174,7 +155,7 @@ def test_kernel(bench: Any, channels: int) -> None:
         lambda _: hash_pixels(pixels, PDQ),
         rival=lambda _: pdqhash.compute(rgb),
         rival_name="pdqhash",
-        rounds=15,
+        rounds=9,
         note=lambda seconds: f"{1e9 * seconds / (2560 * 1600):.2f} ns a pixel",
     )
     for (code, quality), (bits, expected_quality) in zip(answers, expected, strict=True):

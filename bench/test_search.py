@@ -98,12 +98,12 @@ def _compare_single(bench: Any, corpus: Corpus, radius: int, threads: int) -> No
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("radius", [0, 16, 31, 48])
 def test_batch_64(bench: Any, corpus: Corpus, radius: int) -> None:
-    _compare_batch(bench, corpus, 64, radius, rounds=10 if len(corpus.codes) == MILLION else 5)
+    _compare_batch(bench, corpus, 64, radius, rounds=7 if len(corpus.codes) == MILLION else 5)
 
 
 @pytest.mark.timeout(1200)
 def test_batch_1024(bench: Any, corpus: Corpus) -> None:
-    _compare_batch(bench, corpus, 1024, 31, rounds=4 if len(corpus.codes) == MILLION else 3)
+    _compare_batch(bench, corpus, 1024, 31, rounds=3)
 
 
 def _compare_batch(bench: Any, corpus: Corpus, n: int, radius: int, rounds: int) -> None:

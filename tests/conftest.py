@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 # Settings of whoever runs the tests that would change what the command prints, or when.
 _FOREIGN = ("PYTHONUNBUFFERED", "PYTHONIOENCODING", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "LINES")
@@ -26,6 +26,13 @@ COMMAND = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); {patch};"
     "from nearsearch.cli import main; sys.exit(main())"
 )
+
+
+def as_words(arguments: Iterable[Any]) -> list[str]:
+    return [
+        str(argument) if isinstance(argument, int) else os.fsdecode(argument)
+        for argument in arguments
+    ]
 
 
 class SmallIndex(NamedTuple):
@@ -100,7 +107,7 @@ def start_cli(cli_environment: dict[str, str]) -> Iterator[Callable[..., subproc
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: Any, patch: str = "pass", **options: Any) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", COMMAND.format(patch=patch), *map(os.fsencode, arguments)]
+        command = [sys.executable, "-c", COMMAND.format(patch=patch), *as_words(arguments)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(
             command, start_new_session=True, **{"env": cli_environment, **pipes, **options}
@@ -123,7 +130,7 @@ def run_cli(cli_environment: dict[str, str]) -> Callable[..., subprocess.Complet
     """Run ``python -m nearsearch *arguments`` to its end; options go to `subprocess.run`."""
 
     def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-m", "nearsearch", *map(os.fsencode, arguments)]
+        command = [sys.executable, "-m", "nearsearch", *as_words(arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         if "input" not in options:
             pipes["stdin"] = subprocess.DEVNULL
@@ -143,7 +150,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
         capsys.readouterr()
         try:
-            code = main([os.fsdecode(argument) for argument in arguments])
+            code = main(as_words(arguments))
         except SystemExit as exit_:
             code = exit_.code
         return Outcome(code, *capsys.readouterr())
@@ -155,12 +162,16 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def processes() -> Callable[..., list[int]]:
     """``processes(group)``: living members of a process group; ``processes()``: our children."""
 
-    def living(group: int | None = None, *, within: float = 0) -> list[int]:
-        """List them; with `within`, wait so many seconds at most for the list to become empty."""
+    def living(
+        group: int | None = None, *, besides: Iterable[int] = (), within: float = 0
+    ) -> list[int]:
+        """List them; with `within`, wait so many seconds at most until there are none left."""
         deadline = time.monotonic() + within
-        while (found := _processes(group)) and time.monotonic() < deadline:
+        while True:
+            found = sorted(set(_processes(group)) - set(besides))
+            if not found or time.monotonic() >= deadline:
+                return found
             time.sleep(0.01)
-        return found
 
     return living
 

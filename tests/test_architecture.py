@@ -56,7 +56,7 @@ HOMES = {
     "numba": {"kernels.jit", "kernels.blake2b", "kernels.keys", "kernels.perceptual"},
     "PIL": {"media.image", "hashers.imagehash_family", "synthetic"},
     "imagehash": {"hashers.imagehash_family"},
-    "faiss": {"store.shard", "cli.demo"},
+    "faiss": {"store.shard", "search", "cli.demo"},
     "fcntl": {"store.fs"},
     "mmap": {"store.fs"},
     "subprocess": {"workers"},

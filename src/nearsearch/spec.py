@@ -80,16 +80,16 @@ class Family(NamedTuple):
 
 
 PROFILES: Final = {
-    "luma-1024": (
+    "luma-2048": (
         "JPEG: luma plane only, reduced by 1/2, 1/4 or 1/8 inside the decoder while the shorter "
-        "side stays >= 1024 pixels. Everything else: full decode."
+        "side stays >= 2048 pixels. Everything else: full decode."
     ),
     "full": "Full decode to 8-bit RGB.",
 }
 """Decode profiles. Both apply EXIF orientation and lay transparency over white."""
 
 FAMILIES: Final = {
-    "pdq": Family((256,), 1, "luma-1024", 31),
+    "pdq": Family((256,), 1, "luma-2048", 31),
     "phash": Family((64, 256, 576, 1024), 1, "full", 8),
     "dhash": Family((64, 256, 576, 1024), 1, "full", 4),
     "ahash": Family((64, 256, 576, 1024), 1, "full", 2),

@@ -57,8 +57,8 @@ def three_channels(pixels: np.ndarray) -> np.ndarray:
 
 
 def pdq_drift(file: str) -> int:
-    """Bits between the reference on a full decode, and on what profile luma-1024 sees."""
-    bits, _ = pdqhash.compute(three_channels(read(file, "luma-1024").pixels))
+    """Bits between the reference on a full decode, and on what profile luma-2048 sees."""
+    bits, _ = pdqhash.compute(three_channels(read(file, "luma-2048").pixels))
     expected = np.unpackbits(np.frombuffer(bytes.fromhex(ROWS[file]["pdq"]), np.uint8))
     return int((bits != expected).sum())
 

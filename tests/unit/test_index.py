@@ -101,7 +101,7 @@ def test_other_specs_are_errors_not_answers(index):
     with pytest.raises(SpecMismatchError):
         index.query(["x.jpg"], spec="phash")
     with pytest.raises(SpecMismatchError):
-        index.search(CODES, spec=ns.Spec("pdq", 256, 2, "luma-1024"))
+        index.search(CODES, spec=ns.Spec("pdq", 256, 2, "luma-2048"))
     with pytest.raises(CodesError):
         index.search(np.zeros((1, 8), np.uint8), 5)
     with pytest.raises(CodesError, match="ImageHash of 64 bits"):
@@ -109,7 +109,7 @@ def test_other_specs_are_errors_not_answers(index):
 
 
 def test_index_of_a_spec_we_compute_otherwise(tmp_path, monkeypatch):
-    other = ns.Spec("pdq", 256, 9, "luma-1024")
+    other = ns.Spec("pdq", 256, 9, "luma-2048")
     with ns.Writer.open(tmp_path / "i", create=True, specs=[other]) as writer:
         writer.add_codes(CODES, spec=other)
         with pytest.raises(SpecMismatchError, match=r"pdq \(version 9"):

@@ -39,4 +39,4 @@ def test_spec_of_a_later_version_is_named_but_not_computed():
     with pytest.raises(UnknownSpecError):
         check_computable(later, "x.ns")
     with pytest.raises(SpecMismatchError, match=r"x.ns: expected spec pdq \(version 2"):
-        check_computable(Spec("pdq", 256, 2, "luma-1024"), "x.ns")
+        check_computable(Spec("pdq", 256, 2, "luma-2048"), "x.ns")

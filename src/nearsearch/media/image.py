@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MIN_SIDE: Final = 1024
-"""Profile ``luma-1024`` halves a JPEG only while both sides stay at least this long."""
+MIN_SIDE: Final = 2048
+"""Profile ``luma-2048`` halves a JPEG only while both sides stay at least this long."""
 
 # --- what a file is ---------------------------------------------------------------------------
 
@@ -105,9 +105,9 @@ def decode(data: bytes, profile: str, *, max_pixels: int) -> Picture:
     """Decode the whole file `data` into the pixels that `profile` (see `spec.PROFILES`) sees.
 
     Pixels equal Pillow's own conversion to RGB (to L, for grey pictures), except that greys of
-    more than 8 bits are scaled, not clipped (see `_deep_to_luma`). Profile ``luma-1024`` takes the
+    more than 8 bits are scaled, not clipped (see `_deep_to_luma`). Profile ``luma-2048`` takes the
     luma plane of a JPEG, reduced by the largest of 1/2, 1/4, 1/8 that leaves both sides, divided
-    and not yet rounded up, at 1024 or more.
+    and not yet rounded up, at 2048 or more.
 
     Not thread-safe: Pillow's limits and the warning filters are process-wide while it runs.
 
@@ -178,7 +178,7 @@ def _decode(data: bytes, name: str, plugin: str, profile: str, max_pixels: int) 
             f"{width:,} x {height:,} pixels exceed the limit of {max_pixels:,}", "decode"
         )
     # A CMYK JPEG has no luma plane to take.
-    luma_only = profile == "luma-1024" and name == "JPEG" and image.mode in {"RGB", "L"}
+    luma_only = profile == "luma-2048" and name == "JPEG" and image.mode in {"RGB", "L"}
     if luma_only:
         image.draft("L", (MIN_SIDE, MIN_SIDE))
     image.load()

@@ -43,7 +43,7 @@ def full(data: bytes) -> Picture:
 
 
 def luma(data: bytes) -> Picture:
-    return decode(data, "luma-1024", max_pixels=LIMIT)
+    return decode(data, "luma-2048", max_pixels=LIMIT)
 
 
 def pillow(data: bytes, mode: str = "RGB") -> np.ndarray:
@@ -191,7 +191,7 @@ def test_a_registered_plug_in_opens_heic(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_unknown_profile() -> None:
-    with pytest.raises(UsageError, match="'half'; known: luma-1024, full"):
+    with pytest.raises(UsageError, match="'half'; known: luma-2048, full"):
         decode(encode(RGB, "PNG"), "half", max_pixels=LIMIT)
 
 
@@ -481,12 +481,12 @@ def test_orientation(file_format: str, orientation: int) -> None:
 def test_orientation_of_a_reduced_jpeg(orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    wide = Image.fromarray(pattern(2048, 3000))
+    wide = Image.fromarray(pattern(4096, 4200))
     stored = luma(encode(wide, "JPEG")).pixels
     picture = luma(encode(wide, "JPEG", exif=exif))
-    assert stored.shape == (1024, 1500)
+    assert stored.shape == (2048, 2100)
     np.testing.assert_array_equal(picture.pixels, upright(stored, orientation))
-    expected = (3000, 2048) if orientation < 5 else (2048, 3000)
+    expected = (4200, 4096) if orientation < 5 else (4096, 4200)
     assert (picture.width, picture.height) == expected
 
 
@@ -522,19 +522,17 @@ def test_broken_exif_does_not_cost_the_picture(block: bytes) -> None:
     ("size", "expected"),
     [
         ((1, 1), (1, 1)),
-        ((1024, 1024), (1024, 1024)),
-        ((2047, 4000), (2047, 4000)),
-        ((4000, 2047), (4000, 2047)),
-        ((2048, 2048), (1024, 1024)),
-        ((2049, 2051), (1025, 1026)),
-        ((2048, 9000), (1024, 4500)),
-        ((4095, 4097), (2048, 2049)),
-        ((4096, 4096), (1024, 1024)),
-        ((8191, 8191), (2048, 2048)),
-        ((8192, 8193), (1024, 1025)),
+        ((2048, 2048), (2048, 2048)),
+        ((4095, 8000), (4095, 8000)),
+        ((8000, 4095), (8000, 4095)),
+        ((4096, 4096), (2048, 2048)),
+        ((4097, 4099), (2049, 2050)),
+        ((4096, 9000), (2048, 4500)),
+        ((8191, 8193), (4096, 4097)),
+        ((8192, 8192), (2048, 2048)),
     ],
 )
-def test_reduction_keeps_both_sides_at_1024(
+def test_reduction_keeps_both_sides_at_2048(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     data = encode(Image.new("L", size, 128), "JPEG", quality=10)
@@ -553,14 +551,14 @@ def test_colour_jpeg_gives_its_luma_plane() -> None:
 
 
 def test_cmyk_jpeg_is_decoded_in_full() -> None:
-    data = encode(RGB.resize((2100, 2100)).convert("CMYK"), "JPEG")
+    data = encode(RGB.resize((4100, 4100)).convert("CMYK"), "JPEG")
     picture = luma(data)
     np.testing.assert_array_equal(picture.pixels, pillow(data))
-    assert picture.pixels.shape == (2100, 2100, 3)
+    assert picture.pixels.shape == (4100, 4100, 3)
 
 
 def test_full_profile_never_reduces() -> None:
-    assert full(encode(Image.new("RGB", (2048, 2048)), "JPEG")).pixels.shape == (2048, 2048, 3)
+    assert full(encode(Image.new("RGB", (4096, 4096)), "JPEG")).pixels.shape == (4096, 4096, 3)
 
 
 # --- hostile and damaged bytes ----------------------------------------------------------------
@@ -583,9 +581,9 @@ def test_the_limit_is_inclusive() -> None:
 
 
 def test_a_reduced_jpeg_is_measured_before_reduction() -> None:
-    data = encode(Image.new("L", (2048, 2048)), "JPEG")
-    with pytest.raises(MediaError, match="2,048 x 2,048 pixels exceed"):
-        decode(data, "luma-1024", max_pixels=2048 * 2048 - 1)
+    data = encode(Image.new("L", (4096, 4096)), "JPEG")
+    with pytest.raises(MediaError, match="4,096 x 4,096 pixels exceed"):
+        decode(data, "luma-2048", max_pixels=4096 * 4096 - 1)
 
 
 def test_an_icon_may_not_hide_a_bomb() -> None:
@@ -667,7 +665,7 @@ def test_whatever_a_plug_in_raises_is_a_media_error(
 
 def survives(data: bytes) -> None:
     """Either a picture or a `MediaError`; pytest turns any escaped warning into a failure."""
-    for profile in ("full", "luma-1024"):
+    for profile in ("full", "luma-2048"):
         try:
             picture = decode(data, profile, max_pixels=1_000_000)
         except MediaError as error:
