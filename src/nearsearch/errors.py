@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 
 class NearsearchError(Exception):
-    """Base of everything raised on purpose."""
+    """Base of everything raised on purpose. Survives pickling: callers use process pools."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), str(self)), vars(self)
+
+
+def _rebuilt(cls: type[NearsearchError], message: str) -> NearsearchError:
+    """Make an error again from its message; its fields are set by the unpickler."""
+    error = cls.__new__(cls, message)
+    error.args = (message,)
+    return error
 
 
 # --- the caller's request ---------------------------------------------------------------------

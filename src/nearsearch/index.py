@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -207,9 +206,8 @@ class Index:
         check_computable(chosen, str(self._root))
         checked = self._filter(where)  # before any file is read
         hashes = hash_files(paths, chosen, pool=self.start_workers(limits, len(paths)))
-        names = [os.fsdecode(path) for path in paths]
         return self._search_hashes(
-            hashes, radius, where=checked, limit=limit, min_quality=min_quality, names=names
+            hashes, radius, where=checked, limit=limit, min_quality=min_quality
         )
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:

@@ -100,6 +100,7 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
         A folder that is passed over wherever it is met (the index itself).
     """
     seen: set[str] = set()
+    excluded = _identity(exclude)
     # A stack, not recursion: a tree can be deeper than the interpreter's limit.
     waiting = [(os.fsdecode(path), True) for path in paths][::-1]
     while waiting:
@@ -110,18 +111,27 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
         try:
             status = os.stat(path, follow_symlinks=is_named)
             if stat.S_ISDIR(status.st_mode):
-                if exclude is None or os.path.realpath(path) != exclude:
+                if (status.st_dev, status.st_ino) != excluded:
                     names = sorted(os.listdir(path), reverse=True)
                     waiting += [(os.path.join(path, name), False) for name in names]
                 continue
-        except OSError as error:
-            yield _not_found(path, "failed", error.strerror or str(error), "read")
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            reason = getattr(error, "strerror", None) or str(error)
+            yield _not_found(path, "failed", reason, "read")
             continue
         if stat.S_ISREG(status.st_mode):
             yield FoundFile(path, key_of(path), status.st_size, status.st_mtime_ns)
         else:
             kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
             yield _not_found(path, "skipped", kind, "walk")
+
+
+def _identity(path: str | None) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path) if path is not None else None
+    except OSError:
+        status = None
+    return (status.st_dev, status.st_ino) if status else None
 
 
 def _not_found(path: str, status: str, reason: str, stage: str) -> FoundFile:

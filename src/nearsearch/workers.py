@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
-from nearsearch.errors import WorkerStartError
+from nearsearch.errors import UsageError, WorkerStartError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +44,12 @@ class Limits:
     memory: int = 6 << 30
     """Address space of a hashing process, bytes; the libraries alone reserve about 1 GB."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "max_bytes", "seconds", "memory"):
+            value = getattr(self, name)
+            if not value > 0:  # also refuses NaN
+                raise UsageError(f"limits: {name} must be above 0, got {value}")
+
 
 class Answer(NamedTuple):
     """What became of one file: `status` is ``hashed``, ``skipped`` or ``failed``.
@@ -60,6 +66,8 @@ class WorkerPool:
     """Hashing processes, started on first use and kept until `close`. For one thread at a time."""
 
     def __init__(self, count: int | None = None, limits: Limits | None = None) -> None:
+        if count is not None and count < 1:
+            raise UsageError(f"workers: expected at least 1 process, got {count}")
         self._count = count or len(os.sched_getaffinity(0))
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
@@ -107,9 +115,11 @@ class WorkerPool:
                     if not busy:
                         break
                     soonest = min(worker.deadline for worker in busy)
-                    ready = selector.select(max(0.0, soonest - time.monotonic()))
-                    for worker in {key.data for key, _ in ready} | _late(busy):
-                        answer = worker.answer()
+                    ready = selector.select(min(3600.0, max(0.0, soonest - time.monotonic())))
+                    arrived = {key.data for key, _ in ready}
+                    for worker in arrived | _late(busy):
+                        # What has arrived counts, however late we come for it.
+                        answer = worker.answer() if worker in arrived else worker.overdue()
                         if answer is not None:
                             selector.unregister(worker.output)
                             if worker.ended:
@@ -124,17 +134,20 @@ class WorkerPool:
         self, selector: selectors.BaseSelector, waiting: Iterator[str], specs: list[Any]
     ) -> None:
         """Give each idle worker a file, starting workers while there are files for them."""
-        self._workers = [worker for worker in self._workers if not worker.is_dead]
+        for worker in [worker for worker in self._workers if worker.is_dead]:
+            worker.end()
+            self._workers.remove(worker)
         idle = [worker for worker in self._workers if worker.path is None]
         while idle or len(self._workers) < self._count:
             path = next(waiting, None)
             if path is None:
                 return
+            folder = None if os.path.isabs(path) else os.getcwd()
             if not idle:
                 self._workers.append(_Worker(self._limits))
                 idle.append(self._workers[-1])
             worker = idle.pop()
-            worker.ask(path, specs)
+            worker.ask(path, specs, folder)
             selector.register(worker.output, selectors.EVENT_READ, worker)
 
 
@@ -174,30 +187,26 @@ class _Worker:
         """Whether the process ended while it had nothing to do (killed from outside)."""
         return self.ended or (self.path is None and self._process.poll() is not None)
 
-    def ask(self, path: str, specs: list[Any]) -> None:
+    def ask(self, path: str, specs: list[Any], folder: str | None) -> None:
         """Hand over one file."""
         request = {
             "path": path,
+            "folder": folder,
             "specs": specs,
             "max_pixels": self._limits.max_pixels,
             "max_bytes": self._limits.max_bytes,
         }
         self.path = path
-        if self._is_ready:
-            self.deadline = time.monotonic() + self._limits.seconds
+        seconds = self._limits.seconds if self._is_ready else _START_SECONDS
+        self.deadline = time.monotonic() + seconds
         try:
             self._input.write(json.dumps(request).encode("ascii") + b"\n")
         except BrokenPipeError:
             return  # it died idle: the end of its output, which is read next, says so
 
     def answer(self) -> Answer | None:
-        """Take what has arrived; return the file's answer once it is there, or overdue."""
+        """Take what has arrived; return the file's answer once it is there."""
         path = self.path or ""
-        if self.deadline <= time.monotonic():
-            if not self._is_ready:
-                self._fail_to_start(f"not ready after {_START_SECONDS} s")
-            self.end()
-            return _failed(path, f"took longer than {self._limits.seconds:g} s")
         data = os.read(self.output.fileno(), 1 << 16)
         if not data:
             return self._died(path)
@@ -205,15 +214,28 @@ class _Worker:
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
-            facts = json.loads(line)
-            status = facts.pop("status")
+            try:
+                facts = json.loads(line)
+                status = facts.pop("status")
+            except (ValueError, KeyError, TypeError, AttributeError):
+                status = None
             if status == "ready":
                 self._is_ready = True
                 self.deadline = time.monotonic() + self._limits.seconds
                 continue
+            if status not in ("hashed", "skipped", "failed"):
+                self.end()
+                return _failed(path, "the hashing process answered nonsense")
             self.path = None
             return Answer(path, status, facts)
         return None
+
+    def overdue(self) -> Answer:
+        """Give up the file: its time is over."""
+        if not self._is_ready:
+            self._fail_to_start(f"not ready after {_START_SECONDS} s")
+        self.end()
+        return _failed(self.path or "", f"took longer than {self._limits.seconds:g} s")
 
     def end(self) -> None:
         """Kill the process and forget it."""
@@ -230,7 +252,10 @@ class _Worker:
         if not self._is_ready:
             self._fail_to_start(f"exit status {code}")
         self.end()
-        cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        cause = f"exit status {code}"
+        if code < 0:
+            names = {known.value: known.name for known in signal.Signals}
+            cause = names.get(-code, f"signal {-code}")
         return _failed(path, f"the hashing process crashed on it ({cause})")
 
     def _fail_to_start(self, why: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from nearsearch.errors import NearsearchError
 from nearsearch.version import __version__
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Each module is imported here and not above, so that `-h` of one does not load the others.
     from nearsearch.cli import add, demo, inspect, query
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="nearsearch",
         description="Find all known material similar to this: exact search for pictures.",
         epilog=_EPILOG,
@@ -38,17 +38,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (add, query, inspect, demo):
         module.register(commands)
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives `query INDEX --option FILE` an empty FILE list, and FILE back as a rest.
+    end = rest.index("--") if "--" in rest else len(rest)
+    if any(word.startswith("-") and word != "-" for word in rest[:end]) or (
+        rest and not hasattr(options, "files")
+    ):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.files += rest[:end] + rest[end + 1 :]
     try:
-        return int(options.run(options))
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        status = int(options.run(options))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stderr.write("nearsearch: interrupted; what was not committed is not kept\n")
         return 130
     except BrokenPipeError:  # the reader of our output has left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return 0
     except (NearsearchError, OSError) as error:
         from nearsearch.cli.output import printable
 
         sys.stderr.write(f"nearsearch: error: {printable(str(error))}\n")
+        _drop_output()
         return 2
+    return status
+
+
+def _drop_output() -> None:
+    """Send what cannot be written to nowhere, or the interpreter complains of it when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.close(nothing)
+
+
+class _Parser(argparse.ArgumentParser):
+    """As argparse's, but no name steers the terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        from nearsearch.cli.output import printable
+
+        super().error(printable(message))

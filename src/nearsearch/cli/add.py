@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearsearch.errors import UsageError
 from nearsearch.spec import spec_names
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ def run(options: argparse.Namespace) -> int:
     from nearsearch.ingest import walk
 
     console = talk()
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers: expected at least 1, got {options.workers}")
+    if options.failures:
+        Path(options.failures).touch()  # to find out now, not after hours
     limits = Limits(seconds=options.timeout, max_pixels=options.max_pixels)
     columns = (
         TextColumn("hashing"),
@@ -87,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         task = progress.add_task("hashing", total=None, rate="", remark="")
 
         def count() -> None:  # a walk of its own: the total comes while hashing has begun
-            progress.update(task, total=sum(1 for _ in walk(options.paths)))
+            progress.update(task, total=sum(1 for _ in walk(options.paths, exclude=options.index)))
 
         def tell(report: IngestReport) -> None:
             speed = progress.tasks[0].speed
@@ -131,7 +136,9 @@ def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
     console = talk()
     failed = [failure for failure in report.failures if failure.stage not in ("walk", "sniff")]
     for failure in failed[:most]:
-        console.print(f"failed: {printable(failure.key)}: {failure.stage}: {failure.reason}")
+        console.print(
+            f"failed: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
+        )
     if len(failed) > most:
         where = f"see {file}" if file else "--failures FILE writes them all"
         console.print(f"... and {len(failed) - most:,} more; {where}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from datetime import datetime
@@ -25,7 +26,7 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def talk() -> Console:
@@ -58,10 +59,14 @@ def print_table(
         table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(_text(cell))) for cell in row))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 10_000
-    console.print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    # Not `is_terminal`, which FORCE_COLOR sets. Written by us: rich ends the program with status 1
+    # where the reader of a pipe has left.
+    text = io.StringIO()
+    Console(file=text, width=1 << 30, highlight=False).print(table)
+    sys.stdout.write(text.getvalue())
 
 
 class HitPrinter:
@@ -106,7 +111,10 @@ class HitPrinter:
             self._stream = csv.writer(sys.stdout)
             self._stream.writerow(hits.column_names)
         for row in hits.to_pylist():
-            self._stream.writerow([_cell(value) for value in row.values()])
+            cells = [_cell(value) for value in row.values()]
+            if sys.stdout.isatty():
+                cells = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
+            self._stream.writerow(cells)
 
     def _arrow(self, hits: pa.Table) -> None:
         import pyarrow as pa

@@ -47,12 +47,16 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--min-quality", metavar="Q", type=int, help="0..100; below it nothing matches; default 50"
     )
-    parser.add_argument("--format", choices=HitPrinter.FORMATS, default="table")
+    parser.add_argument(
+        "--format", choices=HitPrinter.FORMATS, default="table", help="default: table"
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Answer all queries and print the hits."""
+    import pyarrow.compute as pc
+
     from nearsearch import Index
 
     if not options.files and not options.code:
@@ -65,10 +69,15 @@ def run(options: argparse.Namespace) -> int:
         try:
             for matches in _answers(index, options):
                 hits = matches.to_arrow()
+                number = hits.column_names.index("query_index")
+                through = pc.add(hits["query_index"], tally.queries)  # of all calls together
+                hits = hits.set_column(number, "query_index", through)
                 printer.print(hits)
                 tally.add(matches, len(hits))
                 if "-" in options.files:
                     tally.tell()
+            if tally.queries == 0:  # an empty table has columns too
+                printer.print(index.search([], spec=options.spec).to_arrow())
         finally:
             printer.close()
     if "-" not in options.files:
@@ -102,8 +111,8 @@ class _Tally:
     """Counts what came of the queries, and says so on standard error."""
 
     def __init__(self) -> None:
-        self.found = self.failed = 0
-        self._queries = self._matches = self._members = 0
+        self.found = self.failed = self.queries = 0
+        self._matches = self._members = 0
         self._made_on = ""
 
     def add(self, matches: Matches, members: int) -> None:
@@ -115,7 +124,7 @@ class _Tally:
             talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}")
             self.failed += failure.stage != "quality"
         self.found += int((matches.offsets[1:] > matches.offsets[:-1]).sum())
-        self._queries += len(matches.queries)
+        self.queries += len(matches.queries)
         self._matches += len(matches)
         self._members += members
         self._made_on = f"{matches.spec.name}, generation {matches.generation}"
@@ -126,5 +135,5 @@ class _Tally:
 
         talk().print(
             f"{self._matches:,} matches ({self._members:,} members) for {self.found:,} of "
-            f"{self._queries:,} queries ({self._made_on})"
+            f"{self.queries:,} queries ({self._made_on})"
         )

@@ -85,10 +85,11 @@ def _read(path: str, max_bytes: int) -> tuple[bytes, int]:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
         raise MediaError(error.strerror or str(error), "read") from error
+    before = os.fstat(handle)
+    if not stat.S_ISREG(before.st_mode):  # before `fdopen`, which refuses folders
+        os.close(handle)
+        raise NotMediaError("not a regular file")
     with os.fdopen(handle, "rb") as file:
-        before = os.fstat(handle)
-        if not stat.S_ISREG(before.st_mode):
-            raise NotMediaError("not a regular file")
         if before.st_size > max_bytes:
             reason = f"{before.st_size:,} bytes exceed the limit of {max_bytes:,}"
             raise MediaError(reason, "read")

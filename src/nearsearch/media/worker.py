@@ -33,6 +33,8 @@ def main() -> None:
         specs = [Spec(**spec) for spec in request["specs"]]
         answer: dict[str, Any]
         try:
+            if request["folder"] is not None:  # the caller may have moved since we started
+                os.chdir(request["folder"])
             found = fingerprint(
                 request["path"],
                 specs,
