@@ -129,6 +129,17 @@ class IndexLockedError(NearsearchError):
         )
 
 
+class OutcomeUnknownError(NearsearchError):
+    """A commit failed after it had begun: it may be live, or not."""
+
+    def __init__(self, path: str | PathLike[str], generation: int) -> None:
+        self.path, self.generation = str(path), generation
+        super().__init__(
+            f"{self.path}: the commit of generation {generation} failed after it had begun, and "
+            "may be live or not; close this writer and open the index again to see"
+        )
+
+
 class ClosedError(NearsearchError):
     """A writer or index was used after it was closed."""
 

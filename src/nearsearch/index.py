@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,18 @@ import pyarrow.compute as pc
 
 from nearsearch.codes import as_codes, to_hex
 from nearsearch.errors import ClosedError, SpecMismatchError, UnknownColumnError, UsageError
-from nearsearch.ingest import Hashes, hash_files
+from nearsearch.ingest import Hashes, hash_files, path_list
 from nearsearch.matches import Failure, Matches, canonical
 from nearsearch.search import range_search
-from nearsearch.spec import check_computable, get_spec
+from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store.schema import HIT_COLUMNS
+from nearsearch.store.shard import contains
 from nearsearch.store.snapshot import Snapshot
 from nearsearch.where import parse
 from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -159,6 +161,8 @@ class Index:
             A filter that names an unknown column, or cannot be read.
         """
         if isinstance(codes, Hashes):
+            if spec is not None:
+                check_equal(self._spec(spec), codes.spec)
             return self._search_hashes(
                 codes, radius, where=where, limit=limit, min_quality=min_quality
             )
@@ -170,7 +174,7 @@ class Index:
 
     def query(
         self,
-        paths: Sequence[AnyPath],
+        paths: Iterable[AnyPath],
         radius: int | None = None,
         *,
         spec: str | Spec | None = None,
@@ -205,7 +209,8 @@ class Index:
         chosen = self._spec(spec)
         check_computable(chosen, str(self._root))
         checked = self._filter(where)  # before any file is read
-        hashes = hash_files(paths, chosen, pool=self.start_workers(limits, len(paths)))
+        names = path_list(paths)
+        hashes = hash_files(names, chosen, pool=self.start_workers(limits, len(names)))
         return self._search_hashes(
             hashes, radius, where=checked, limit=limit, min_quality=min_quality
         )
@@ -238,17 +243,21 @@ class Index:
             rows = [
                 shard.codes[spec.name] for shard in self.snapshot.shards if spec.name in shard.codes
             ]
-            below = sum(
-                int(((r.quality >= 0) & (r.quality < spec.default_min_quality)).sum()) for r in rows
-            )
+            quality = self._living_qualities(spec.name)
+            below = int(((quality >= 0) & (quality < spec.default_min_quality)).sum())
             specs[spec.name] = {
                 **spec.to_json(),
                 "codes": sum(len(r.codes) for r in rows),
-                "rows": sum(len(r.table) for r in rows),
+                "rows": len(quality),
                 "featureless_rows": below,
                 "default_radius": spec.default_radius,
             }
-        files = [file for entry in manifest.shards for file in entry.files.values()]
+        files = [
+            file
+            for entry in manifest.shards
+            for file in (*entry.files.values(), entry.tombstones)
+            if file is not None
+        ]
         return {
             "path": str(self._root),
             "generation": manifest.generation,
@@ -261,6 +270,14 @@ class Index:
             "specs": specs,
             "columns": {name: str(kind) for name, kind in self.columns.items()},
         }
+
+    def _living_qualities(self, spec: str) -> NDArray[np.int8]:
+        qualities = [np.empty(0, np.int8)]
+        for shard in self.snapshot.shards:
+            if spec in shard.codes:
+                rows = shard.codes[spec]
+                qualities.append(rows.quality[~contains(shard.dead_items, rows.item)])
+        return np.concatenate(qualities)
 
     def _spec(self, spec: str | Spec | None) -> Spec:
         specs = self.specs
@@ -281,7 +298,7 @@ class Index:
         if where is None:
             return None
         if isinstance(where, str):
-            return parse(where, self.columns)
+            where = parse(where, self.columns)
         if not isinstance(where, pc.Expression):
             raise UsageError(
                 f"where: expected text or a pyarrow.compute.Expression, got {type(where).__name__}"
@@ -289,9 +306,10 @@ class Index:
         empty = pa.schema(list(self.columns.items())).empty_table()
         try:
             empty.filter(where)
-        except pa.ArrowInvalid as error:
-            raise UnknownColumnError(str(error).splitlines()[0], list(self.columns)) from error
-        except (pa.ArrowNotImplementedError, TypeError) as error:
+        except (pa.ArrowException, TypeError) as error:
+            unknown = re.match(r"No match for FieldRef.Name\((.*?)\)", str(error))
+            if unknown:
+                raise UnknownColumnError(unknown[1], list(self.columns)) from error
             raise UsageError(f"where: {error}") from error
         return where
 

@@ -139,6 +139,13 @@ def _not_found(path: str, status: str, reason: str, stage: str) -> FoundFile:
     return FoundFile(path, key, 0, 0, status, Failure(key, reason, stage))
 
 
+def path_list(paths: Iterable[PathLike]) -> list[str]:
+    """Return paths as a list of text; one path alone is a mistake that would be read by letter."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise UsageError(f"expected a list of paths, not one path: write [{paths!r}]")
+    return [os.fsdecode(path) for path in paths]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Hashes:
     """Codes of files, in the order the files were given.
@@ -163,7 +170,7 @@ class Hashes:
 
 
 def hash_files(
-    paths: Sequence[PathLike],
+    paths: Iterable[PathLike],
     spec: str | Spec = "pdq",
     *,
     limits: Limits | None = None,
@@ -189,19 +196,17 @@ def hash_files(
     WorkerStartError
         The processes do not start.
     """
-    if isinstance(paths, str | bytes | os.PathLike):
-        raise UsageError("hash_files takes a list of paths, not one path")
     wanted = get_spec(spec)
-    names = [os.fsdecode(path) for path in paths]
+    names = path_list(paths)
     codes = np.zeros((len(names), wanted.code_bytes), np.uint8)
     qualities = np.full(len(names), -1, np.int16)
     failures: dict[int, Failure] = {}
     positions: dict[str, list[int]] = {}
     for position, name in enumerate(names):
         positions.setdefault(name, []).append(position)
-    owned = WorkerPool(min(len(positions), os.cpu_count() or 1) or 1, limits) if not pool else None
+    used = pool or WorkerPool(limits=limits)
     try:
-        for answer in (pool or owned or WorkerPool()).map(positions, [wanted]):
+        for answer in used.map(positions, [wanted]):
             for position in positions[answer.path]:
                 if answer.status == "hashed":
                     code, quality = answer.facts["codes"][wanted.name]
@@ -213,7 +218,7 @@ def hash_files(
                         key_of(answer.path), facts["reason"], facts["stage"]
                     )
     finally:
-        if owned:
-            owned.close()
+        if pool is None:
+            used.close()
     ordered = tuple(failures[position] for position in sorted(failures))
     return Hashes(codes, qualities, [key_of(name) for name in names], ordered, wanted)

@@ -24,6 +24,11 @@ class Failure(NamedTuple):
     reason: str
     stage: str
 
+    @property
+    def status(self) -> str:
+        """``skipped`` for what is no picture, else ``failed``."""
+        return "skipped" if self.stage in ("walk", "sniff") else "failed"
+
 
 @dataclass(frozen=True, eq=False)
 class Matches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class Marks:
         ]:
             if not isinstance(text, str):
                 raise UsageError(f"{what}: expected text, got a {type(text).__name__}")
-            if not text.isprintable():
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
                 raise UsageError(f"{what} {text!r}: control characters cannot be stored")
         if "" in labels:
             raise UsageError("label: an empty label says nothing")
@@ -57,7 +58,8 @@ def batch_of_files(
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
     key_array = pa.array([keys[answer.path] for answer in answers], pa.large_string())
-    members = _members(ids, key_array, marks, np.array([fact["mtime_ns"] for fact in facts]))
+    mtime_ns = pa.array([fact["mtime_ns"] for fact in facts], pa.int64())
+    members = _members(ids, key_array, marks, mtime_ns)
     raw = {}
     for spec in specs:
         pairs = [fact["codes"][spec.name] for fact in facts]
@@ -81,9 +83,7 @@ def _raw_codes(codes: NDArray[np.uint8], quality: NDArray[np.int8]) -> RawCodes:
     return RawCodes(codes, table)
 
 
-def _members(
-    ids: NDArray[np.uint8], keys: pa.Array, marks: Marks, mtime_ns: NDArray[np.int64]
-) -> pa.Table:
+def _members(ids: NDArray[np.uint8], keys: pa.Array, marks: Marks, mtime_ns: pa.Array) -> pa.Table:
     n = len(keys)
     labels = pa.ListArray.from_arrays(
         pa.array(np.arange(n + 1, dtype=np.int32) * len(marks.labels)),
@@ -101,7 +101,7 @@ def _members(
             pa.array([marks.added_at], pa.timestamp("us", "UTC")).take(
                 pa.array(np.zeros(n, np.int32))
             ),
-            pa.array(mtime_ns, pa.int64(), mask=mtime_ns < 0),
+            mtime_ns,
         ],
         schema.MEMBERS,
     )
@@ -151,6 +151,7 @@ def _checked_metadata(metadata: Any, n: int) -> list[tuple[Any, pa.ChunkedArray]
             raise MetadataError(name, "the name stands twice")
         if not name.isprintable() or not name:
             raise MetadataError(name, "a column needs a printable name")
+    metadata = _with_wide_dictionaries(metadata)
     fields = [field.with_nullable(True) for field in metadata.schema]
     # A column without any value has no type yet, and says nothing: as if it were not there.
     return [(field, metadata[field.name]) for field in fields if field.type != pa.null()]
@@ -168,8 +169,9 @@ def batch_of_codes(
     """Return the batch of bare codes, everything checked; see `Writer.add_codes`."""
     rows = np.array(as_codes(codes, spec))  # a copy: ours until the commit
     n = len(rows)
-    ids = record_ids(rows, spec)
-    members = _members(ids, _key_array(keys, rows), marks, np.full(n, -1))
+    quality = _checked_qualities(qualities, n)
+    ids = record_ids(rows, quality, spec)
+    members = _members(ids, _key_array(keys, rows), marks, pa.nulls(n, pa.int64()))
     for name, column in _checked_metadata(metadata, n):
         members = members.append_column(name, column)
     nothing = pa.nulls(n)
@@ -177,5 +179,16 @@ def batch_of_codes(
         [members["item_id"], schema.constant("record", n), *[nothing] * 4],
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
-    raw = _raw_codes(rows, _checked_qualities(qualities, n))
+    raw = _raw_codes(rows, quality)
     return Batch(marks.contribution, items, schema.one_chunk(members), {spec.name: raw})
+
+
+def _with_wide_dictionaries(metadata: pa.Table) -> pa.Table:
+    """Give dictionary columns 32-bit indices: of two with narrow ones the union may not fit."""
+    fields = [
+        field.with_type(pa.dictionary(pa.int32(), field.type.value_type))
+        if pa.types.is_dictionary(field.type)
+        else field
+        for field in metadata.schema
+    ]
+    return metadata.cast(pa.schema(fields))

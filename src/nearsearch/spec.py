@@ -146,3 +146,9 @@ def check_computable(spec: Spec, where: str) -> None:
             str(ours),
             "hash pictures with the version of nearsearch that wrote the index, or build it anew",
         )
+
+
+def check_equal(expected: Spec, actual: Spec) -> None:
+    """Raise `SpecMismatchError` unless the two specs are equal."""
+    if actual != expected:
+        raise SpecMismatchError("codes", str(expected), str(actual), "codes of two specs differ")

@@ -224,7 +224,7 @@ class _Translator:
             raise self.error(node, "no label contains the character U+001F")
         # Between separators every label is fenced: a match is a whole label.
         edge, separator = pc.scalar(""), pc.scalar(LABEL_SEPARATOR)
-        joined = pc.binary_join(column.field, separator)
+        joined = pc.binary_join(column.field.cast(pa.list_(pa.string())), separator)
         fenced = pc.binary_join_element_wise(edge, joined, edge, separator)
         found = pc.match_substring(fenced, f"{LABEL_SEPARATOR}{label}{LABEL_SEPARATOR}")
         # [] and [""] join to the same text; only the second holds the label "".

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from nearsearch.errors import UsageError, WorkerStartError
+from nearsearch.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -142,12 +143,11 @@ class WorkerPool:
             path = next(waiting, None)
             if path is None:
                 return
-            folder = None if os.path.isabs(path) else os.getcwd()
             if not idle:
                 self._workers.append(_Worker(self._limits))
                 idle.append(self._workers[-1])
             worker = idle.pop()
-            worker.ask(path, specs, folder)
+            worker.ask(path, specs)
             selector.register(worker.output, selectors.EVENT_READ, worker)
 
 
@@ -166,7 +166,8 @@ class _Worker:
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         package_root = str(Path(__file__).resolve().parents[1])
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-c", _COMMAND, str(limits.memory), package_root],
+            # -P: never import from the folder the caller happens to be in; it may hold evidence.
+            [sys.executable, "-P", "-c", _COMMAND, str(limits.memory), package_root],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -187,11 +188,10 @@ class _Worker:
         """Whether the process ended while it had nothing to do (killed from outside)."""
         return self.ended or (self.path is None and self._process.poll() is not None)
 
-    def ask(self, path: str, specs: list[Any], folder: str | None) -> None:
+    def ask(self, path: str, specs: list[Any]) -> None:
         """Hand over one file."""
         request = {
-            "path": path,
-            "folder": folder,
+            "path": os.path.join(os.getcwd(), path),  # the worker has a folder of its own
             "specs": specs,
             "max_pixels": self._limits.max_pixels,
             "max_bytes": self._limits.max_bytes,
@@ -220,6 +220,8 @@ class _Worker:
             except (ValueError, KeyError, TypeError, AttributeError):
                 status = None
             if status == "ready":
+                if facts != {"version": __version__}:
+                    self._fail_to_start(f"it is another nearsearch than {__version__}: {facts}")
                 self._is_ready = True
                 self.deadline = time.monotonic() + self._limits.seconds
                 continue

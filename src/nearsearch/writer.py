@@ -10,8 +10,6 @@ import numpy as np
 
 from nearsearch.errors import (
     ClosedError,
-    IndexExistsError,
-    IndexNotFoundError,
     NearsearchError,
     SpecMismatchError,
     UsageError,
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
     from nearsearch.workers import Answer, Limits
 
 _LOCK: Final = "writer.lock"
+_FOLDERS: Final = {SHARDS, TOMBSTONES}
 _FILES_A_BATCH: Final = 1024  # hashed files taken in at a time: a second or so of two workers
 
 
@@ -105,20 +104,19 @@ class Writer:
         wanted = None if specs is None else tuple(get_spec(name) for name in specs)
         if wanted is not None and len(set(wanted)) < max(1, len(wanted)):
             raise UsageError("specs: name each spec once, and at least one")
-        exists = (root / manifests.CURRENT).exists()
-        if not exists:
-            if not create:
-                manifests.read_current(root)  # raises with the reason
-            _make_root(root)
+        may_create = create and not (root / manifests.CURRENT).exists()
+        if may_create:
+            manifests.check_creatable(root, _FOLDERS, _LOCK)
+            if not root.exists():
+                fs.make_directory(root, parents=True)
+        else:
+            manifests.read_current(root)  # raises if there is no index
         lock = fs.Lock(root / _LOCK)
         try:
-            try:
-                base = manifests.read_current(root)  # again: it may have come to be meanwhile
-            except IndexNotFoundError:
-                if exists:
-                    raise
-                chosen = wanted or (get_spec("pdq"),)
-                base = manifests.Manifest(0, "", chosen)
+            is_new = may_create and not (root / manifests.CURRENT).exists()
+            if is_new:
+                _create(root, wanted or (get_spec("pdq"),))
+            base = manifests.read_current(root)
             if wanted is not None and set(wanted) != set(base.specs):
                 raise SpecMismatchError(
                     str(root),
@@ -126,12 +124,14 @@ class Writer:
                     ", ".join(str(spec) for spec in wanted),
                     "an index keeps the specs it was created with",
                 )
-            writer = cls(root, lock, base, is_new=base.generation == 0)
+            for name in sorted(_FOLDERS):  # copying an index can lose empty folders
+                if not (root / name).exists():
+                    fs.make_directory(root / name)
+            _collect_garbage(root)
+            return cls(root, lock, base, is_new=is_new)
         except BaseException:
             lock.release()
             raise
-        writer._collect_garbage()
-        return writer
 
     def __enter__(self) -> Self:
         return self
@@ -323,6 +323,14 @@ class Writer:
         -------
         int
             The generation that is now live; the old one if nothing had changed.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or another fault of the system. If the commit had begun, whether it is
+            live is unknown; open the index again to see.
+        OutcomeUnknownError
+            An earlier commit of this writer failed after it had begun.
         """
         self._check_open()
         self._manifest, shards = self._transaction.commit()
@@ -336,43 +344,42 @@ class Writer:
         self._closed = True
         self._transaction.discard()
         if self._is_new and self.generation == 0 and not self._transaction.may_be_live:
-            _remove_root(self._root)
+            _uncreate(self._root)
         self._lock.release()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("writer")
 
-    def _collect_garbage(self) -> None:
-        """Remove what a writer left that did not come to its commit."""
-        try:
-            kept = [
-                manifests.decode(path, path.read_bytes())
-                for path in self._root.glob("manifest-*.json")
-            ]
-        except (NearsearchError, OSError):
-            return  # with a manifest unreadable nobody can say what is garbage
-        for path in garbage(self._root, kept):
-            fs.remove(path)
 
-
-def _make_root(root: Path) -> None:
-    if root.exists() and not manifests.is_unfinished(root, {SHARDS, TOMBSTONES, _LOCK}):
-        raise IndexExistsError(root)
-    if not root.exists():
-        fs.make_directory(root, parents=True)
-    for name in (SHARDS, TOMBSTONES):
+def _create(root: Path, specs: tuple[Spec, ...]) -> None:
+    """Make an empty index: generation 0, before the first commit. Needs the lock."""
+    manifests.check_creatable(root, _FOLDERS, _LOCK)
+    for name in sorted(_FOLDERS):
         if not (root / name).exists():
             fs.make_directory(root / name)
+    manifests.make_current(root, manifests.Manifest(0, "", specs))
 
 
-def _remove_root(root: Path) -> None:
-    for name in (SHARDS, TOMBSTONES, _LOCK):
-        fs.remove(root / name)
+def _uncreate(root: Path) -> None:
+    """Take back what `_create` made, by name; where files are left, an empty index stays."""
+    for name in sorted(_FOLDERS):
+        fs.remove_empty(root / name)
+    if any((root / name).exists() for name in _FOLDERS):
+        return
+    manifests.forget(root)
+    fs.remove(root / _LOCK)
+    fs.remove_empty(root)
+
+
+def _collect_garbage(root: Path) -> None:
+    """Remove what a writer left that did not come to its commit."""
     try:
-        root.rmdir()
-    except OSError:
-        return  # somebody put something there: theirs
+        kept = manifests.read_all(root)
+    except (NearsearchError, OSError):
+        return  # with a manifest unreadable nobody can say what is garbage
+    for path in garbage(root, kept):
+        fs.remove(path)
 
 
 def _count(report: IngestReport, status: NDArray[np.uint8]) -> None:

@@ -7,12 +7,15 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import nearsearch as ns
-from nearsearch.store import fs
+from nearsearch.store import fs, schema
+from nearsearch.store import manifest as manifests
 
 CODES = np.random.default_rng(3).integers(0, 256, (40, 32), np.uint8)
 KEYS = [f"k{i}" for i in range(40)]
@@ -289,3 +292,70 @@ def test_many_shards_need_few_file_descriptors(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True)
     assert done.stdout == "80 40\n", done.stderr
+
+
+def test_after_a_failed_commit_nobody_guesses(base, tmp_path, monkeypatch):
+    """CURRENT may have been replaced before the fault: the writer must not write over it."""
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    with ns.Writer.open(root) as writer:
+        writer.add_codes(CODES[20:], keys=KEYS[20:])
+        real = fs.sync_directory
+
+        def fail_after_current(path):
+            real(path)
+            if (path / "CURRENT").exists() and "manifest-000002" in (path / "CURRENT").read_text():
+                raise OSError(errno.EIO, "made by the test")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fs, "sync_directory", fail_after_current)
+            with pytest.raises(OSError, match="made by the test"):
+                writer.commit()
+        for call in (writer.commit, lambda: writer.add_codes(CODES)):
+            with pytest.raises(ns.errors.OutcomeUnknownError, match="generation 2"):
+                call()
+        writer.close()
+    assert contents(root)[1] == 2
+    assert len(contents(root)[0]) == 40
+    assert ns.verify(root) == []
+
+
+def test_a_lock_whose_file_was_removed_is_worth_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "writer.lock"
+    real = fs.fcntl.flock
+
+    def removed_meanwhile(handle, how):
+        path.unlink()
+        real(handle, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fs.fcntl, "flock", removed_meanwhile)
+        with pytest.raises(ns.errors.IndexLockedError):
+            fs.Lock(path)
+    fs.Lock(path).release()
+
+
+@pytest.mark.parametrize(("column", "row"), [("items", 0), ("items", 10**6), ("members", 10**6)])
+def test_verify_sees_wrong_tombstones(base, tmp_path, column, row):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    manifest = manifests.read_current(root)
+    (entry,) = manifest.shards
+    dead = {"members": [], "items": []} | {column: [row]}
+    table = pa.table({name: [rows] for name, rows in dead.items()}).cast(schema.TOMBSTONES)
+    written = fs.create_file(root / "tombstones" / "t.arrow", [schema.to_ipc(table)])
+    file = manifests.File("tombstones/t.arrow", *written)
+    wrong = replace(entry, tombstones=file, dead_items=len(dead["items"]))
+    manifests.make_current(root, replace(manifest, generation=2, shards=(wrong,)))
+    damage = ns.verify(root)
+    assert len(damage) == 1
+    assert "tombstones" in damage[0].problem
+
+
+def test_codes_that_vanish_after_opening(base, tmp_path):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    with ns.Index.open(root) as index:
+        next(root.rglob("pdq.faiss")).unlink()
+        with pytest.raises(ns.errors.CorruptFileError, match=r"pdq\.faiss"):
+            index.search(CODES, 31)

@@ -19,9 +19,11 @@ from nearsearch.store import transaction
 _RNG = np.random.default_rng(7)
 _BASE = _RNG.integers(0, 256, (4, 8), np.uint8)
 CODES = np.array([flip(base, range(n)) for base in _BASE for n in (0, 1, 2, 5, 9, 30)])
-QUALITY = np.where(np.arange(len(CODES)) % 3 == 0, 10, 80)
+QUALITIES = [-1, 10, 80]
 
-records = st.lists(st.tuples(st.integers(0, 9), st.integers(0, len(CODES) - 1)), max_size=8)
+# (key, (number of the code, its quality))
+contents = st.tuples(st.integers(0, len(CODES) - 1), st.sampled_from(QUALITIES))
+records = st.lists(st.tuples(st.integers(0, 9), contents), max_size=8)
 
 
 class Machine(RuleBasedStateMachine):
@@ -30,7 +32,7 @@ class Machine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp()) / "index.ns"
         self.flush = transaction.FLUSH_MEMBERS
         transaction.FLUSH_MEMBERS = flush
-        self.model: dict[tuple[str, str], tuple[int, str, int]] = {}
+        self.model: dict[tuple[str, str], tuple[tuple[int, int], str, int]] = {}
         self.uncommitted = dict(self.model)
         self.writer = ns.Writer.open(self.root, create=True, specs=["phash"])
         self.writer.commit()
@@ -43,24 +45,25 @@ class Machine(RuleBasedStateMachine):
     )
     def add(self, batch, contribution, source, note):
         keys = [f"k{key}" for key, _ in batch]
-        numbers = np.array([number for _, number in batch], np.int64)
+        numbers = np.array([number for _, (number, _) in batch], np.int64)
+        qualities = np.array([quality for _, (_, quality) in batch], np.int64)
         metadata = None if note is None else pa.table({"note": pa.array([note] * len(batch))})
         call = {
             "keys": keys,
             "contribution": contribution,
             "source": source,
-            "qualities": QUALITY[numbers],
+            "qualities": qualities,
             "metadata": metadata,
         }
-        first = dict(zip(keys[::-1], numbers[::-1], strict=True))
-        if any(first[key] != number for key, number in zip(keys, numbers, strict=True)):
+        first = {key: content for key, (_, content) in zip(keys[::-1], batch[::-1], strict=True)}
+        if any(first[key] != content for key, (_, content) in zip(keys, batch, strict=True)):
             with pytest.raises(ns.errors.DuplicateKeyError):
                 self.writer.add_codes(CODES[numbers], **call)
             return
         report = self.writer.add_codes(CODES[numbers], **call)
         added = replaced = 0
-        for key, number in first.items():
-            new = (int(number), source, note)
+        for key, content in first.items():
+            new = (content, source, note)
             old = self.uncommitted.get((contribution, key))
             added += old is None
             replaced += old is not None and old != new
@@ -100,9 +103,9 @@ class Machine(RuleBasedStateMachine):
         gap = distances(CODES[[query]], CODES)[0]
         expected = sorted(
             (int(gap[number]), contribution, key, source, note)
-            for (contribution, key), (number, source, note) in self.model.items()
+            for (contribution, key), ((number, quality), source, note) in self.model.items()
             if gap[number] <= radius
-            and QUALITY[number] >= min_quality
+            and (quality >= min_quality or quality < 0)
             and passes(contribution, key, source)
         )
         table = matches.to_arrow()
@@ -116,7 +119,7 @@ class Machine(RuleBasedStateMachine):
             strict=True,
         )
         assert sorted(found, key=repr) == sorted(expected, key=repr)
-        # One match for each code that is alive: an item is stored once however often it came.
+        # One match for each content that is alive: an item is stored once however often it came.
         assert len(matches) == len({self.model[c, k][0] for _, c, k, _, _ in expected})
 
     @invariant()
@@ -126,7 +129,7 @@ class Machine(RuleBasedStateMachine):
             with ns.Index.open(self.root) as index:
                 stats = index.stats()
             assert stats["members"] == len(self.model)
-            assert stats["items"] == len({number for number, _, _ in self.model.values()})
+            assert stats["items"] == len({content for content, _, _ in self.model.values()})
 
     def teardown(self):
         if hasattr(self, "root"):

@@ -65,17 +65,20 @@ def test_what_cannot_be_codes(value, words):
         as_codes(value, PDQ)
 
 
+def expected_id(code, quality, salt):
+    message = code.tobytes() + int(quality).to_bytes(8, "little", signed=True)
+    return hashlib.blake2b(message, digest_size=32, salt=salt, person=b"nearsearch code").digest()
+
+
 @pytest.mark.parametrize("name", ["pdq", "phash", "phash-576", "phash-1024"])
 @pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 1000])
 def test_record_ids_are_personalised_blake2b(name, n):
-    spec = get_spec(name)
-    codes = np.random.default_rng(n).integers(0, 256, (n, spec.code_bytes), np.uint8)
+    spec, rng = get_spec(name), np.random.default_rng(n)
+    codes = rng.integers(0, 256, (n, spec.code_bytes), np.uint8)
+    qualities = rng.integers(-1, 101, n).astype(np.int8)
     salt = f"{spec.algorithm}-{spec.bits}/1".encode()
-    expected = [
-        hashlib.blake2b(code, digest_size=32, salt=salt, person=b"nearsearch code").digest()
-        for code in codes
-    ]
-    ids = record_ids(codes, spec)
+    expected = [expected_id(*pair, salt) for pair in zip(codes, qualities, strict=True)]
+    ids = record_ids(codes, qualities, spec)
     assert ids.shape == (n, 32)
     assert ids.tobytes() == b"".join(expected)
 
@@ -83,17 +86,18 @@ def test_record_ids_are_personalised_blake2b(name, n):
 def test_record_ids_of_codes_beyond_one_block():
     spec = Spec("wonderhash", 2048, 1, "full")
     codes = np.random.default_rng(0).integers(0, 256, (2, 256), np.uint8)
-    expected = hashlib.blake2b(
-        codes[0], digest_size=32, salt=b"wonderhash-2048/", person=b"nearsearch code"
-    )
-    assert record_ids(codes, spec)[0].tobytes() == expected.digest()
+    ids = record_ids(codes, np.array([-1, 7], np.int8), spec)
+    assert ids[1].tobytes() == expected_id(codes[1], 7, b"wonderhash-2048/")
 
 
-def test_record_ids_differ_between_specs():
-    other = as_codes("00" * 8, PHASH)
-    assert (
-        record_ids(other, PHASH)[0].tobytes() != record_ids(other, get_spec("dhash"))[0].tobytes()
-    )
+def test_record_ids_differ_between_specs_and_qualities():
+    code, quality = as_codes("00" * 8, PHASH), np.array([50], np.int8)
+    ids = [
+        record_ids(code, quality, PHASH),
+        record_ids(code, quality, get_spec("dhash")),
+        record_ids(code, np.array([51], np.int8), PHASH),
+    ]
+    assert len({row.tobytes() for row in ids}) == 3
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.sampled_from([8, 16, 32]))

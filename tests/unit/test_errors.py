@@ -102,6 +102,13 @@ CASES = [
         (),
     ),
     Case(
+        errors.OutcomeUnknownError,
+        (Path("known.ns"), 7),
+        {"path": "known.ns", "generation": 7},
+        ("known.ns", "generation 7", "may be live or not", "open the index again"),
+        (),
+    ),
+    Case(
         errors.ClosedError,
         ("writer",),
         {"what": "writer"},

@@ -138,6 +138,33 @@ def test_no_index(tmp_path):
         ns.Index.open(tmp_path)
 
 
+def test_hashes_know_their_spec(index):
+    hashes = ns.Hashes(CODES, np.full(5, 100, np.int16), list("abcde"), (), ns.get_spec("pdq"))
+    assert len(index.search(hashes, 0, spec="pdq")) == 5
+    with pytest.raises(SpecMismatchError):
+        index.search(hashes, 0, spec="phash")
+
+
+def test_filter_on_lists_of_large_strings(tmp_path):
+    table = pa.table({"tags": pa.array([["a", "b"]] * 5, pa.list_(pa.large_string()))})
+    with ns.Writer.open(tmp_path / "i", create=True) as writer:
+        writer.add_codes(CODES, metadata=table)
+    with ns.Index.open(tmp_path / "i") as opened:
+        assert len(opened.search(CODES, 0, where='"a" in tags')) == 5
+        assert len(opened.search(CODES, 0, where='"ab" in tags')) == 0
+
+
+def test_a_folder_of_evidence_is_never_imported_from(tmp_path, monkeypatch):
+    """A numpy.py beside the pictures must not run in the hashing process."""
+    for name in ("numpy.py", "PIL.py", "imagehash.py", "scipy.py", "nearsearch.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write(__name__)")
+    Image.fromarray(make_picture(1, "leaves", 64, 64)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert ns.hash_files(["a.png"]).qualities.tolist() == [100]
+    assert ns.hash_files(["a.png"], "phash").failures == ()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_threads_get_the_same_answers(index):
     expected = index.search(CODES, 120).to_arrow()
     answers = []
@@ -180,6 +207,6 @@ def test_query_of_files(tmp_path):
         code, quality = ns.hash_array(rgb)
         assert index.search(code, 0).to_arrow()["key"].to_pylist()[0] == paths[0]
         assert quality == 100
-        with pytest.raises(UsageError, match="a list of paths, not one path"):
+        with pytest.raises(UsageError, match="expected a list of paths, not one path"):
             index.query(paths[0])
     assert pa.types.is_uint16(matches.to_arrow()["distance"].type)

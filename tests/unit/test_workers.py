@@ -19,6 +19,7 @@ import pytest
 from nearsearch import Limits, workers
 from nearsearch.errors import UsageError, WorkerStartError
 from nearsearch.spec import get_spec
+from nearsearch.version import __version__
 from nearsearch.workers import Answer, WorkerPool
 
 pytestmark = pytest.mark.timeout(60)
@@ -36,10 +37,10 @@ def say(text):
 def answer(**facts):
     say(json.dumps({"status": "hashed", "pid": os.getpid(), **facts}))
 
-say('{"status": "ready"}')
+say('{"status": "ready", "version": "%s"}')
 for line in sys.stdin:
     request = json.loads(line)
-    verb, _, rest = request["path"].partition(":")
+    verb, _, rest = request["path"].rpartition("/")[2].partition(":")
     if verb == "hang":
         time.sleep(60)
     elif verb == "slow":
@@ -65,7 +66,7 @@ for line in sys.stdin:
     answer(request=request)
     if verb == "last":
         sys.exit(0)
-"""
+""".replace("%s", __version__)
 
 
 @pytest.fixture
@@ -108,9 +109,9 @@ def test_every_path_has_one_answer_in_whatever_order_they_come(pool):
     paths = [f"slow:0.0{3 if n % 5 == 0 else 0}{n:03}" for n in range(40)]
     answers = list(pool.map(paths, [PDQ]))
     assert sorted(answer.path for answer in answers) == sorted(paths)
-    assert {answer.path: answer.facts["request"]["path"] for answer in answers} == {
-        path: path for path in paths
-    }
+    assert {
+        answer.path: os.path.basename(answer.facts["request"]["path"]) for answer in answers
+    } == {path: path for path in paths}
 
 
 def test_slow_files_do_not_hold_up_the_others(pool):
@@ -130,7 +131,8 @@ def test_the_request_holds_the_path_the_specs_and_the_limits(stand_in):
     with WorkerPool(1, Limits(max_pixels=7, max_bytes=8)) as pool:
         (answer,) = pool.map([path], [PDQ, get_spec("phash-256")])
     request = answer.facts["request"]
-    assert answer.path == request["path"] == path
+    assert answer.path == path
+    assert request["path"] == os.path.join(os.getcwd(), path)
     assert (request["max_pixels"], request["max_bytes"]) == (7, 8)
     assert request["specs"] == [PDQ.to_json(), get_spec("phash-256").to_json()]
 
@@ -138,6 +140,16 @@ def test_the_request_holds_the_path_the_specs_and_the_limits(stand_in):
 def test_skipped_is_passed_on(pool):
     (answer,) = pool.map(["skip:"], [PDQ])
     assert answer == Answer("skip:", "skipped", {"reason": "a text", "stage": "sniff"})
+
+
+def test_another_nearsearch_is_refused(monkeypatch):
+    """The process may find another installation than the caller's own."""
+    monkeypatch.setattr(workers, "_COMMAND", STAND_IN.replace(__version__, "9.9"))
+    with (
+        WorkerPool(1) as pool,
+        pytest.raises(WorkerStartError, match=r"another nearsearch .* '9\.9'"),
+    ):
+        list(pool.map(["1"], [PDQ]))
 
 
 def test_long_answers_in_pieces_and_noise_on_standard_error(pool):
@@ -477,6 +489,7 @@ def test_what_a_decoder_prints_or_raises_is_not_an_answer(monkeypatch):
 import os
 import nearsearch.media.fingerprint as module
 def fingerprint(path, specs, **limits):
+    path = os.path.basename(path)
     print('{"status": "hashed"}', flush=True)
     os.write(1, b'libtiff: warning\\n')
     if path == "interrupt":

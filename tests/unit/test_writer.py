@@ -1,11 +1,15 @@
+import os
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 import nearsearch as ns
 from nearsearch.errors import (
     ClosedError,
     CodesError,
+    CorruptFileError,
     DuplicateKeyError,
     IndexExistsError,
     IndexLockedError,
@@ -14,6 +18,7 @@ from nearsearch.errors import (
     SpecMismatchError,
     UsageError,
 )
+from nearsearch.synthetic import make_picture
 
 CODES = np.random.default_rng(2).integers(0, 256, (6, 32), np.uint8)
 
@@ -230,6 +235,101 @@ def test_unknown_quality_matches_and_low_quality_does_not(root):
     assert listed(root, "key", "quality") == [("edge", 50), ("high", 100), ("unknown", None)]
     with ns.Index.open(root) as index:
         assert len(index.search(CODES, 0, min_quality=0)) == 4
+
+
+def test_sources_may_disagree_about_quality(root):
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES[:1], keys=["a"], contribution="A", qualities=np.array([10]))
+        writer.add_codes(CODES[:1], keys=["b"], contribution="B")
+        writer.add_codes(CODES[:1], keys=["c"], contribution="C", qualities=np.array([95]))
+    assert listed(root, "key") == [("b",), ("c",)]
+    with ns.Writer.open(root) as writer:
+        report = writer.add_codes(CODES[:1], keys=["a"], contribution="A", qualities=np.array([95]))
+        assert report.replaced == 1
+    assert listed(root, "key") == [("a",), ("b",), ("c",)]
+
+
+def test_narrow_dictionaries_of_two_commits_fit_together(root):
+    for start in (0, 100):
+        names = [f"name {start + i}" for i in range(100)]
+        column = pa.array(names).cast(pa.dictionary(pa.int8(), pa.string()))
+        codes = np.random.default_rng(start).integers(0, 256, (100, 32), np.uint8)
+        with ns.Writer.open(root, create=True) as writer:
+            writer.add_codes(codes, metadata=pa.table({"name": column}))
+    with ns.Index.open(root) as index:
+        found = index.search(codes[:1], 256).to_arrow()
+    assert sorted(found["name"].to_pylist()) == sorted(f"name {i}" for i in range(200))
+
+
+def test_values_that_are_nearly_the_same(root):
+    lists = [[[""]], [["a\x1fb"]], [[None]], [[]], [None], [["a", "b"]]]
+    with ns.Writer.open(root, create=True) as writer:
+        for value in lists:
+            table = pa.table({"x": pa.array(value, pa.list_(pa.string())), "n": [float("nan")]})
+            assert writer.add_codes(CODES[:1], metadata=table).unchanged == 0
+            assert writer.add_codes(CODES[:1], metadata=table).unchanged == 1
+
+
+def test_refused_batches_leave_no_columns(root):
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES[:1], metadata=pa.table({"b": [1]}))
+        with pytest.raises(MetadataError):
+            writer.add_codes(CODES[1:2], metadata=pa.table({"a": [1], "b": ["x"]}))
+        writer.add_codes(CODES[1:2], metadata=pa.table({"a": ["text"]}))
+
+
+def test_ordinary_names_of_the_world(root):
+    name = "日本\u3000東京 \u200d🏳️"
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES[:1], contribution=name, source=name, labels=[name])
+    with ns.Index.open(root) as index:
+        assert len(index.search(CODES[0], 0, where=f'"{name}" in labels')) == 1
+
+
+def test_folders_with_our_names_are_not_ours(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "data-0001.tar").write_text("precious")
+    with pytest.raises(IndexExistsError), ns.Writer.open(tmp_path, create=True):
+        pytest.fail("it was taken for an index")
+    assert (tmp_path / "shards" / "data-0001.tar").read_text() == "precious"
+
+
+def test_an_index_without_current_is_not_overwritten(root):
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES)
+    current = (root / "CURRENT").read_bytes()
+    files = sorted(root.rglob("*"))
+    (root / "CURRENT").unlink()
+    with pytest.raises(CorruptFileError, match="CURRENT"):
+        ns.Writer.open(root, create=True)
+    (root / "CURRENT").write_bytes(current)
+    assert sorted(root.rglob("*")) == files
+    assert len(listed(root, "key")) == 6
+
+
+def test_lost_empty_folders_are_made_again(root):
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(CODES[:3], keys=["a", "b", "c"])
+    (root / "tombstones").rmdir()
+    with ns.Writer.open(root) as writer:
+        writer.add_codes(CODES[3:4], keys=["a"])
+    assert ns.verify(root) == []
+
+
+def test_a_touched_file_is_read_once_more_and_then_known(root, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(make_picture(1, "leaves", 64, 64)).save(path)
+    generations = []
+    for mtime in (None, -5_000_000_000, None):
+        if mtime:
+            os.utime(path, ns=(mtime, mtime))
+        with ns.Writer.open(root, create=True) as writer:
+            report = writer.add_files([path])
+        assert (report.added, report.unchanged) == ((0, 1) if generations else (1, 0))
+        with ns.Index.open(root) as index:
+            generations.append(index.generation)
+            assert index.stats()["members"] == 1
+    assert generations == [1, 2, 2]
 
 
 def test_closed_is_closed(root):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
+import traceback
 from typing import TYPE_CHECKING, NoReturn
 
 from nearsearch.errors import NearsearchError
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.files += rest[:end] + rest[end + 1 :]
+    _allow_many_files()
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -65,7 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"nearsearch: error: {printable(str(error))}\n")
         _drop_output()
         return 2
+    except Exception:  # a fault of ours must not look like "nothing found", which is 1
+        sys.stderr.write("nearsearch: internal error, please report it\n")
+        traceback.print_exc()
+        _drop_output()
+        return 2
     return status
+
+
+def _allow_many_files() -> None:
+    """Raise the number of open files to what the system allows: each mapped file holds one."""
+    _, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, highest))
 
 
 def _drop_output() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
     from nearsearch.cli.output import printable, talk
 
     console = talk()
-    failed = [failure for failure in report.failures if failure.stage not in ("walk", "sniff")]
+    failed = [failure for failure in report.failures if failure.status == "failed"]
     for failure in failed[:most]:
         console.print(
             f"failed: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
@@ -143,9 +144,12 @@ def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
         where = f"see {file}" if file else "--failures FILE writes them all"
         console.print(f"... and {len(failed) - most:,} more; {where}")
 
+    skipped = Counter(f.reason for f in report.failures if f.status == "skipped")
+    for reason, count in skipped.most_common(most):
+        console.print(f"skipped: {count:,} x {printable(reason)}")
+
 
 def _write_failures(path: str, report: IngestReport) -> None:
     with Path(path).open("w", encoding="utf-8") as file:
         for failure in report.failures:
-            status = "skipped" if failure.stage in ("walk", "sniff") else "failed"
-            file.write(json.dumps({"status": status, **failure._asdict()}) + "\n")
+            file.write(json.dumps({"status": failure.status, **failure._asdict()}) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -104,12 +105,12 @@ class HitPrinter:
 
     def _jsonl(self, hits: pa.Table) -> None:
         for row in hits.to_pylist():
-            sys.stdout.write(json.dumps(row, default=_plain) + "\n")
+            sys.stdout.write(json.dumps(_finite(row), default=_plain) + "\n")
 
     def _csv(self, hits: pa.Table) -> None:
         if self._stream is None:
             self._stream = csv.writer(sys.stdout)
-            self._stream.writerow(hits.column_names)
+            self._stream.writerow([_cell(name) for name in hits.column_names])
         for row in hits.to_pylist():
             cells = [_cell(value) for value in row.values()]
             if sys.stdout.isatty():
@@ -123,6 +124,17 @@ class HitPrinter:
             self._stream = pa.ipc.new_stream(sys.stdout.buffer, hits.schema)
         self._stream.write_table(hits)
         sys.stdout.buffer.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with null for NaN and infinities, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
-from nearsearch.media.image import decode, sniff
+from nearsearch.media.image import check_readable, decode, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from nearsearch.spec import Spec
 
+_HEAD: Final = 4096
 MEDIA_SUFFIXES: Final = tuple(
     f".{name}"
     for name in (
@@ -56,11 +57,6 @@ def fingerprint(
         Anything else that kept the file from becoming codes, with reason and stage.
     """
     data, mtime_ns = _read(path, max_bytes)
-    promised = path.lower().endswith(MEDIA_SUFFIXES)
-    if not data:
-        raise MediaError("empty file", "read") if promised else NotMediaError("empty file")
-    if promised and sniff(data) is None:
-        raise MediaError("named like a picture, but its bytes are of no known format", "decode")
     codes: dict[str, tuple[str, int]] = {}
     for profile in dict.fromkeys(spec.profile for spec in specs):
         picture = decode(data, profile, max_pixels=max_pixels)
@@ -90,14 +86,30 @@ def _read(path: str, max_bytes: int) -> tuple[bytes, int]:
         os.close(handle)
         raise NotMediaError("not a regular file")
     with os.fdopen(handle, "rb") as file:
-        if before.st_size > max_bytes:
-            reason = f"{before.st_size:,} bytes exceed the limit of {max_bytes:,}"
-            raise MediaError(reason, "read")
         try:
-            data = file.read(max_bytes + 1)
+            head = file.read(_HEAD)
+            _check_format(path, head)
+            if before.st_size > max_bytes:
+                reason = f"{before.st_size:,} bytes exceed the limit of {max_bytes:,}"
+                raise MediaError(reason, "read")
+            data = head + file.read(max_bytes + 1 - len(head))
         except OSError as error:
             raise MediaError(error.strerror or str(error), "read") from error
         after = os.fstat(handle)
     if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
         raise MediaError("changed while it was read", "read")
     return data, after.st_mtime_ns
+
+
+def _check_format(path: str, head: bytes) -> None:
+    """Refuse what is no picture by its first bytes, before a film is read to its end."""
+    promised = path.lower().endswith(MEDIA_SUFFIXES)
+    if not head:
+        raise MediaError("empty file", "read") if promised else NotMediaError("empty file")
+    try:
+        check_readable(head)
+    except NotMediaError:
+        if promised and sniff(head) is None:
+            reason = "named like a picture, but its bytes are of no known format"
+            raise MediaError(reason, "decode") from None
+        raise

@@ -123,7 +123,7 @@ def decode(data: bytes, profile: str, *, max_pixels: int) -> Picture:
     """
     if profile not in PROFILES:
         raise UsageError(f"unknown decode profile {profile!r}; known: {', '.join(PROFILES)}")
-    name, plugin = _readable_format(data)
+    name, plugin = check_readable(data)
     try:
         with _pillow_limits(max_pixels):
             return _decode(data, name, plugin, profile, max_pixels)
@@ -133,8 +133,16 @@ def decode(data: bytes, profile: str, *, max_pixels: int) -> Picture:
         raise MediaError(_reason(exc, data, name, max_pixels), "decode") from exc
 
 
-def _readable_format(data: bytes) -> tuple[str, str]:
-    """Return our name and Pillow's plug-in for `data`, or raise `NotMediaError`."""
+def check_readable(data: bytes) -> tuple[str, str]:
+    """Return our name and Pillow's plug-in for a file of which `data` is the beginning.
+
+    Raises
+    ------
+    NotMediaError
+        It is no picture.
+    MediaError
+        It is a picture that we cannot read.
+    """
     name = sniff(data)
     if name is None:
         raise NotMediaError("no known picture format" if data else "empty file")
@@ -145,7 +153,7 @@ def _readable_format(data: bytes) -> tuple[str, str]:
         if plugin not in Image.OPEN:
             load_plugins()
     if plugin not in Image.OPEN:
-        raise NotMediaError(f"{name} needs a plug-in that is not installed")
+        raise MediaError(f"{name} needs a plug-in that is not installed", "decode")
     return name, plugin
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.spec import Spec
+from nearsearch.version import __version__
 
 
 def main() -> None:
@@ -27,14 +28,12 @@ def main() -> None:
     _limit_memory(int(sys.argv[1]))
     from nearsearch.media.fingerprint import fingerprint
 
-    answers.write('{"status": "ready"}\n')
+    answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
     for line in sys.stdin:
         request = json.loads(line)
         specs = [Spec(**spec) for spec in request["specs"]]
         answer: dict[str, Any]
         try:
-            if request["folder"] is not None:  # the caller may have moved since we started
-                os.chdir(request["folder"])
             found = fingerprint(
                 request["path"],
                 specs,
@@ -56,4 +55,7 @@ def main() -> None:
 
 def _limit_memory(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, highest = resource.getrlimit(resource.RLIMIT_AS)
+    if highest != resource.RLIM_INFINITY:
+        limit = min(limit, highest)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -102,6 +102,14 @@ def remove(path: Path) -> None:
             return
 
 
+def remove_empty(path: Path) -> None:
+    """Remove a directory if it is there and empty."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        return
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """Read a small file whole; at most `limit` bytes, so a damaged one cannot fill the memory."""
     with open(path, "rb") as file:
@@ -145,10 +153,12 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         """Take the lock, or raise `IndexLockedError` at once."""
-        self._path = path
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not path.exists() or path.stat().st_ino != os.fstat(self._handle).st_ino:
+                # Its holder removed the file with the index it gave up: the lock is worth nothing.
+                raise BlockingIOError
             content = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, json.dumps(content).encode(), 0)

@@ -12,7 +12,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from nearsearch.errors import CorruptFileError, FormatTooNewError, IndexNotFoundError
+from nearsearch.errors import (
+    CorruptFileError,
+    FormatTooNewError,
+    IndexExistsError,
+    IndexNotFoundError,
+)
 from nearsearch.spec import Spec
 from nearsearch.store import fs
 from nearsearch.version import __version__
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION: Final = 1
 CURRENT: Final = "CURRENT"
 KEPT_MANIFESTS: Final = 8  # a reader that has just read CURRENT still finds what it names
+_FIRST: Final = "manifest-000000.json"
 _LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard
 _CURRENT_LINE: Final = re.compile(r"([0-9a-f]{64})  (manifest-[0-9]{6,}\.json)\n")
 _MANIFEST_NAME: Final = re.compile(r"manifest-([0-9]{6,})\.json")
@@ -86,7 +92,7 @@ class Manifest:
         value = {
             "format_version": FORMAT_VERSION,
             "generation": self.generation,
-            "parent": self.generation - 1 if self.generation > 1 else None,
+            "parent": self.generation - 1 if self.generation > 0 else None,
             "created_at": self.created_at,
             "written_by": f"nearsearch {__version__}",
             "specs": [spec.to_json() for spec in self.specs],
@@ -196,6 +202,15 @@ def read_current(directory: Path) -> Manifest:
     return decode(path, data)
 
 
+def read_all(directory: Path) -> list[Manifest]:
+    """Read every manifest that is there, live or kept; raises as `decode` does."""
+    return [
+        decode(path, fs.read_file(path, _LIMIT))
+        for path in sorted(directory.iterdir())
+        if _MANIFEST_NAME.fullmatch(path.name)
+    ]
+
+
 def make_current(directory: Path, manifest: Manifest) -> None:
     """Write `manifest` and make it the live one: the commit, durable when this returns."""
     written = fs.replace_file(directory / manifest.name, manifest.encode())
@@ -217,14 +232,34 @@ def temporaries(directory: Path) -> list[Path]:
     return [path for path in directory.iterdir() if _TEMPORARY_NAME.fullmatch(path.name)]
 
 
-def is_unfinished(directory: Path, others: set[str]) -> bool:
-    """Tell whether a directory holds nothing but what a first writer leaves when it is cut off.
+def check_creatable(directory: Path, folders: set[str], lock: str) -> None:
+    """Check that an index may be created in `directory`: it is absent, empty, or was begun before.
 
-    `others` are the names that belong to an index beside its manifests.
+    `folders` are those of shards and tombstones, `lock` the name of the lock file.
+
+    Raises
+    ------
+    IndexExistsError
+        It holds anything that is not ours.
+    CorruptFileError
+        It holds an index whose ``CURRENT`` is gone: nothing must be written over that.
     """
-    return directory.is_dir() and all(
-        path.name in others
-        or _MANIFEST_NAME.fullmatch(path.name)
-        or _TEMPORARY_NAME.fullmatch(path.name)
-        for path in directory.iterdir()
-    )
+    if not directory.exists():
+        return
+    if not directory.is_dir():
+        raise IndexExistsError(directory)
+    paths = list(directory.iterdir())
+    if any(_MANIFEST_NAME.fullmatch(path.name) and path.name != _FIRST for path in paths):
+        remedy = "the output of 'sha256sum manifest-N.json' for the highest N"
+        raise CorruptFileError(directory / CURRENT, "content", remedy, "no file")
+    for path in paths:
+        is_ours = path.name in {lock, _FIRST} or _TEMPORARY_NAME.fullmatch(path.name)
+        is_folder = path.name in folders and path.is_dir()
+        if not is_ours and not (is_folder and not any(path.iterdir())):
+            raise IndexExistsError(directory)
+
+
+def forget(directory: Path) -> None:
+    """Remove ``CURRENT`` and the manifest of an index that never came to its first commit."""
+    fs.remove(directory / CURRENT)
+    fs.remove(directory / _FIRST)

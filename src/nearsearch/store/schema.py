@@ -113,7 +113,7 @@ def from_ipc(path: Path, expected: pa.Schema) -> pa.Table:
         table = pa.Table.from_batches(
             [reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema
         )
-    except (pa.ArrowException, OSError) as error:
+    except pa.ArrowException as error:
         raise CorruptFileError(path, "Arrow IPC file", "a readable file", error) from error
     if reader.num_record_batches != 1:
         raise CorruptFileError(path, "record batches", 1, reader.num_record_batches)

@@ -11,7 +11,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +74,12 @@ class CodeRows:
         """The codes as a FAISS `IndexBinaryFlat` over the mapped file, without a copy."""
         import faiss
 
-        return faiss.read_index_binary(str(self.path), faiss.IO_FLAG_MMAP_IFC)
+        # The file is opened by name once more: see again that it is as long as its header says.
+        path = cast("Path", self.path)
+        size = _FAISS_HEADER.size + self.codes.nbytes
+        if fs.size_of(path) != size:
+            raise CorruptFileError(path, "length in bytes", size, fs.size_of(path))
+        return faiss.read_index_binary(str(path), faiss.IO_FLAG_MMAP_IFC)
 
 
 @dataclass(frozen=True)

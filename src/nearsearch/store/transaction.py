@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearsearch import codes as codes_module
-from nearsearch.errors import DuplicateKeyError, MetadataError
+from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
 from nearsearch.kernels.keys import hash_strings
 from nearsearch.store import fs, manifest, schema, shard
 
@@ -91,8 +91,8 @@ class Transaction:
             if len(row) == 0:
                 continue
             found = opened.members.select(["source", "labels", "mtime_ns"]).take(pa.array(row))
-            mtime = found["mtime_ns"].fill_null(-1).to_numpy()
-            same = (mtime == stats[position, 1]) & _same_marks(found, source, labels)
+            known = pa.array(stats[position, 1])
+            same = _same_values(found["mtime_ns"], known) & _same_marks(found, source, labels)
             sizes = self._sizes(opened.member_ids[row])
             unchanged[position] |= same & (sizes == stats[position, 0])
         return unchanged
@@ -136,6 +136,7 @@ class Transaction:
         MetadataError
             A column has another type than before.
         """
+        self._check_usable()
         keys = schema.one_array(batch.members["key"])
         hashes = hash_keys(batch.contribution, keys)
         ids = schema.ids_of(batch.members)
@@ -147,27 +148,26 @@ class Transaction:
             position, row = self._same_key(opened, batch.contribution, keys, hashes)
             if len(row) == 0:
                 continue
-            same = (opened.member_ids[row] == ids[position]) & _same_columns(
-                opened.members.take(pa.array(row)), batch.members.take(pa.array(position))
-            )
+            old, new = opened.members.take(pa.array(row)), batch.members.take(pa.array(position))
+            same = (opened.member_ids[row] == ids[position]) & _same_columns(old, new)
             status[position[same]] = UNCHANGED
+            # The same in all but its time: the new time is kept, so that it is known next time.
+            same &= _same_values(old["mtime_ns"], new["mtime_ns"])
             kept[position[same]] = False
             changed = position[~same]
-            status[changed[kept[changed]]] = REPLACED
+            status[changed[kept[changed] & (status[changed] == ADDED)]] = REPLACED
             self._bury_members(opened, row[~same])
         if kept.any():
             self._insert(batch, hashes, ids, np.flatnonzero(kept))
         return status
 
     def _check_columns(self, found: pa.Schema) -> None:
-        for column in found:
-            if column.name in schema.MEMBERS.names:
-                continue
-            known = self._columns.setdefault(column.name, str(column.type))
-            if known != str(column.type):
-                raise MetadataError(
-                    column.name, f"the index has it as {known}, this batch as {column.type}"
-                )
+        new = {c.name: str(c.type) for c in found if c.name not in schema.MEMBERS.names}
+        for name, kind in new.items():
+            if self._columns.get(name, kind) != kind:
+                known = self._columns[name]
+                raise MetadataError(name, f"the index has it as {known}, this batch as {kind}")
+        self._columns |= new
 
     def _bury_members(self, opened: Shard, rows: NDArray[np.int64]) -> None:
         if len(rows):
@@ -264,6 +264,7 @@ class Transaction:
 
         Without changes nothing is written and the old manifest is returned.
         """
+        self._check_usable()
         self._flush()
         self._mark_dead_items()
         entries = tuple(
@@ -291,6 +292,10 @@ class Transaction:
         live = {entry.id for entry in self._base.shards}
         for key in self._entries.keys() - live:
             fs.remove(self._root / shard.SHARDS / key)
+
+    def _check_usable(self) -> None:
+        if self.may_be_live:
+            raise OutcomeUnknownError(self._root, self._base.generation + 1)
 
     def _mark_dead_items(self) -> None:
         """Bring each shard's dead items up to date with the members that came and went."""
@@ -402,19 +407,23 @@ def _same_columns(old: pa.Table, new: pa.Table) -> NDArray[np.bool_]:
             table[name] if name in table.column_names else pa.nulls(len(old))
             for table in (old, new)
         )
+        if name == "labels":  # no label is empty or contains the separator
+            left, right = (pc.binary_join(part, schema.LABEL_SEPARATOR) for part in (left, right))
         same &= _same_values(left, right)
     return same
 
 
 def _same_values(left: Any, right: Any) -> NDArray[np.bool_]:
+    """Compare two columns row by row; null equals null, and NaN equals NaN."""
     if pa.types.is_dictionary(left.type):
         left, right = left.cast(left.type.value_type), right.cast(left.type.value_type)
-    if pa.types.is_list(left.type) and pa.types.is_string(left.type.value_type):
-        left, right = (pc.binary_join(part, schema.LABEL_SEPARATOR) for part in (left, right))
     try:
         equal = pc.fill_null(pc.equal(left, right), False)
-        both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-        return pc.or_(equal, both_null).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+        equal = pc.or_(equal, pc.and_(pc.is_null(left), pc.is_null(right)))
+        if pa.types.is_floating(left.type) and pa.types.is_floating(right.type):
+            both_nan = pc.and_(pc.is_nan(left), pc.is_nan(right))
+            equal = pc.or_(equal, pc.fill_null(both_nan, False))
+        return equal.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested types, or null against typed
         pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
         return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))

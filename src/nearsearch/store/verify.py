@@ -94,11 +94,13 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         except NearsearchError as error:
             yield Damage(str(root / "shards" / entry.id), str(error), _costs(entry))
             continue
-        opened.append(shard)
-        for problem in _inconsistencies(shard):
+        problems = list(_inconsistencies(shard))
+        for problem in problems:
             yield Damage(str(root / "shards" / entry.id), problem, _costs(entry))
-    if len(opened) == len(manifest.shards):
-        yield from _orphans(root, opened)
+        if not problems:
+            opened.append(shard)
+    if opened and len(opened) == len(manifest.shards):
+        yield from _inconsistencies_between(root, opened)
 
 
 def _costs(entry: ShardEntry) -> str:
@@ -117,6 +119,12 @@ def _inconsistencies(shard: Shard) -> Iterator[str]:
     members = np.sort(schema.numbers(shard.keys["member"]))
     if not np.array_equal(members, np.arange(len(shard.members))):
         yield "keys.arrow does not list every member once"
+    for what, dead, count in (
+        ("items", shard.dead_items, len(shard.items)),
+        ("members", shard.dead_members, len(shard.members)),
+    ):
+        if len(dead) and (dead[-1] >= count or (dead[:-1] >= dead[1:]).any()):
+            yield f"the tombstones of {what} are not ascending rows of {what}.arrow"
     hashes = schema.numbers(shard.keys["key_hash"])
     if not (hashes[:-1] <= hashes[1:]).all():
         yield "keys.arrow is not sorted by key_hash"
@@ -129,15 +137,25 @@ def _inconsistencies(shard: Shard) -> Iterator[str]:
             yield f"{spec}.rows.arrow points outside items.arrow"
 
 
-def _orphans(root: Path, shards: list[Shard]) -> Iterator[Damage]:
+def _inconsistencies_between(root: Path, shards: list[Shard]) -> Iterator[Damage]:
+    """Check what only all shards together show: items without members, members without items."""
+    items = np.concatenate([shard.item_ids for shard in shards])
+    living = []
     for shard in shards:
-        known = np.zeros(len(shard.members), np.bool_)
-        for other in shards:
-            known |= other.find_items(shard.member_ids) >= 0
-        if not known.all():
-            n = int((~known).sum())
-            yield Damage(
-                str(root / "shards" / shard.id),
-                f"{n:,} members belong to items that no shard holds",
-                f"{n:,} members cannot be found by any search",
-            )
+        alive = np.ones(len(shard.members), np.bool_)
+        alive[shard.dead_members] = False
+        living.append(shard.member_ids[alive])
+    wanted = np.unique(np.concatenate(living))
+    if len(np.unique(items)) < len(items):
+        yield Damage(str(root), "an item stands in two shards", "each of its matches comes twice")
+    for shard, members in zip(shards, living, strict=True):
+        path = str(root / "shards" / shard.id)
+        n_lost = int((~np.isin(members, items)).sum())
+        if n_lost:
+            problem = f"{n_lost:,} members belong to items that no shard holds"
+            yield Damage(path, problem, f"{n_lost:,} members cannot be found by any search")
+        dead = np.flatnonzero(~np.isin(shard.item_ids, wanted))
+        if not np.array_equal(dead, shard.dead_items):
+            n_wrong = len(np.setxor1d(dead, shard.dead_items))
+            problem = f"the tombstones are wrong about {n_wrong:,} items"
+            yield Damage(path, problem, f"{n_wrong:,} items are hidden, or found without a member")

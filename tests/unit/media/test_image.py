@@ -169,14 +169,20 @@ def test_sniff_reads_only_the_first_bytes(head: bytes, name: str | None) -> None
         (b"just text", "no known picture format"),
         (FTYP + b"isom", "video (MP4) is not read by this version"),
         (b"\x1a\x45\xdf\xa3", "video (MKV) is not read by this version"),
-        (FTYP + b"heic", "HEIC needs a plug-in that is not installed"),
-        (FTYP + b"crx ", "CR3 needs a plug-in that is not installed"),
     ],
 )
-def test_files_that_are_no_readable_picture_are_skipped(data: bytes, reason: str) -> None:
+def test_files_that_are_no_picture_are_skipped(data: bytes, reason: str) -> None:
     with pytest.raises(NotMediaError) as caught:
         full(data)
     assert (caught.value.reason, caught.value.stage) == (reason, "sniff")
+
+
+@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"crx ", "CR3")])
+def test_pictures_that_we_cannot_read_have_failed(brand: bytes, name: str) -> None:
+    with pytest.raises(MediaError, match=f"{name} needs a plug-in that is not installed") as caught:
+        full(FTYP + brand)
+    assert caught.value.stage == "decode"
+    assert not isinstance(caught.value, NotMediaError)
 
 
 def test_a_registered_plug_in_opens_heic(monkeypatch: pytest.MonkeyPatch) -> None:

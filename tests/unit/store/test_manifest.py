@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from nearsearch.errors import CorruptFileError, FormatTooNewError, IndexNotFoundError
+from nearsearch.errors import (
+    CorruptFileError,
+    FormatTooNewError,
+    IndexExistsError,
+    IndexNotFoundError,
+)
 from nearsearch.spec import get_spec
 from nearsearch.store import manifest as manifests
 from nearsearch.store.manifest import File, Manifest, ShardEntry
@@ -80,16 +85,30 @@ def test_no_index(tmp_path):
         manifests.read_current(tmp_path / "file")
 
 
-def test_names_of_the_index_and_near_misses(tmp_path):
-    ours = ["manifest-000001.json", "manifest-1234567.json", "CURRENT.0123abcd.tmp", "shards"]
-    for name in ours:
+def test_where_an_index_may_be_created(tmp_path):
+    folders = {"shards", "tombstones"}
+    manifests.check_creatable(tmp_path / "none", folders, "writer.lock")
+    manifests.check_creatable(tmp_path, folders, "writer.lock")
+    for name in ["writer.lock", "manifest-000000.json", "CURRENT.0123abcd.tmp"]:
         (tmp_path / name).touch()
-    assert manifests.is_unfinished(tmp_path, {"shards"})
+    (tmp_path / "shards").mkdir()
+    manifests.check_creatable(tmp_path, folders, "writer.lock")
     assert [path.name for path in manifests.temporaries(tmp_path)] == ["CURRENT.0123abcd.tmp"]
-    for name in ["manifest-1.json", "manifest-000001.json.bak", "CURRENT.tmp", "photo.jpg"]:
+    for name in ["manifest-1.json", "manifest-000000.json.bak", "CURRENT.tmp", "photo.jpg"]:
         (tmp_path / name).touch()
-        assert not manifests.is_unfinished(tmp_path, {"shards"})
+        with pytest.raises(IndexExistsError):
+            manifests.check_creatable(tmp_path, folders, "writer.lock")
         (tmp_path / name).unlink()
+    (tmp_path / "shards" / "mine").touch()
+    with pytest.raises(IndexExistsError):
+        manifests.check_creatable(tmp_path, folders, "writer.lock")
+    (tmp_path / "shards" / "mine").unlink()
+    (tmp_path / "manifest-000007.json").touch()
+    with pytest.raises(
+        CorruptFileError,
+        match=r"CURRENT: content: expected the output of 'sha256sum manifest-N.json'",
+    ):
+        manifests.check_creatable(tmp_path, folders, "writer.lock")
 
 
 def test_superseded_manifests(tmp_path):

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nearsearch as ns
+from nearsearch.codes import record_ids
 from nearsearch.store import schema, shard
 from nearsearch.store.manifest import read_current
+
+
+def ids_of(codes):
+    return record_ids(codes, np.full(len(codes), -1, np.int8), ns.get_spec("pdq"))
+
 
 CODES = np.random.default_rng(1).integers(0, 256, (65, 32), np.uint8)
 
@@ -52,7 +58,7 @@ def opened(tmp_path):
 
 
 def test_items_are_found_by_id(opened):
-    ids = schema.ids_view(ns.codes.record_ids(CODES, ns.get_spec("pdq")))
+    ids = schema.ids_view(ids_of(CODES))
     rows = opened.find_items(ids)
     assert (opened.item_ids[rows] == ids).all()
     assert opened.find_items(np.array([b"\0" * 32, b"\xff" * 32], "S32")).tolist() == [-1, -1]
@@ -60,7 +66,7 @@ def test_items_are_found_by_id(opened):
 
 
 def test_members_of_an_item(opened):
-    ids = schema.ids_view(ns.codes.record_ids(CODES[[0, 64]], ns.get_spec("pdq")))
+    ids = schema.ids_view(ids_of(CODES[[0, 64]]))
     position, row = opened.members_of(ids)
     assert position.tolist() == [0, 0, 1]
     keys = opened.members["key"].take(pa.array(row)).to_pylist()
