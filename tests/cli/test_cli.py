@@ -23,6 +23,7 @@ import pytest
 
 from nearsearch import Index, Writer
 from nearsearch.store.schema import HIT_COLUMNS
+from nearsearch.version import __version__
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -95,6 +96,7 @@ def test_add_accounts_for_every_file_and_names_the_failed(folder, run_cli):
     assert [line.split(": ")[:3] for line in told] == [
         ["failed", "gone.jpg", "read"],
         ["failed", "in/cut.jpg", "decode"],
+        ["skipped", "1 x no known picture format"],
     ]
     listed = [json.loads(line) for line in Path("f.jsonl").read_text().splitlines()]
     listed.sort(key=lambda entry: entry["key"])
@@ -582,12 +584,12 @@ def test_reasons_cannot_steer_the_terminal_either(folder, small_index, cli, monk
     """They may quote what a file holds."""
     command = """
 import json, sys
-print('{"status": "ready"}', flush=True)
+print('{"status": "ready", "version": "%s"}', flush=True)
 for line in sys.stdin:
     print(json.dumps({"status": "failed", "reason": "tag \\x1b[2J\\n", "stage": "decode"}))
     sys.stdout.flush()
 """
-    monkeypatch.setattr("nearsearch.workers._COMMAND", command)
+    monkeypatch.setattr("nearsearch.workers._COMMAND", command.replace("%s", __version__))
     assert cli("query", small_index.path, "in/a.jpg").err.splitlines()[0] == (
         r"failed: in/a.jpg: tag \x1b[2J\n"
     )

@@ -203,19 +203,23 @@ def build(
     else:
         member_order = _order_by_id(schema.ids_of(members), key_hashes)
     hashes = key_hashes[member_order]
-    key_order = np.argsort(hashes, kind="stable")
-    keys = pa.table(
-        [pa.array(hashes[key_order]), pa.array(key_order.astype(np.uint32))], schema.KEYS
-    )
-    return Shard(
-        shard_id,
-        schema.one_chunk(items.take(pa.array(item_order))),
-        schema.one_chunk(members.take(pa.array(member_order))),
-        keys,
-        {spec: _sort_codes(part, item_rank) for spec, part in raw.items()},
-        NO_ROWS,
-        NO_ROWS,
-    )
+    with ThreadPoolExecutor(2) as pool:  # taking rows leaves the interpreter free
+        sorted_items = pool.submit(lambda: items.take(pa.array(item_order)))
+        sorted_members = pool.submit(lambda: members.take(pa.array(member_order)))
+        key_order = np.argsort(hashes, kind="stable")
+        keys = pa.table(
+            [pa.array(hashes[key_order]), pa.array(key_order.astype(np.uint32))], schema.KEYS
+        )
+        codes = {spec: _sort_codes(part, item_rank) for spec, part in raw.items()}
+        return Shard(
+            shard_id,
+            schema.one_chunk(sorted_items.result()),
+            schema.one_chunk(sorted_members.result()),
+            keys,
+            codes,
+            NO_ROWS,
+            NO_ROWS,
+        )
 
 
 def _sort_codes(raw: RawCodes, item_rank: NDArray[np.uint32]) -> CodeRows:
