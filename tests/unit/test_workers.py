@@ -340,7 +340,7 @@ def test_dead_processes_leave_no_files_open(stand_in, processes):
 
 def test_a_process_killed_from_outside_costs_the_file_it_was_at(pool, processes):
     others = processes()
-    answers = pool.map(["1", "slow:20", "2"], [PDQ])
+    answers = pool.map(["slow:1", "slow:20", "2"], [PDQ])  # by then the other is ready too
     first = next(answers)
     (at_the_slow_one,) = processes(besides=[*others, first.facts["pid"]])
     os.kill(at_the_slow_one, signal.SIGKILL)
