@@ -12,9 +12,17 @@ SOURCE = Path(__file__).parents[1] / "src" / "nearsearch"
 # Lowest floor first; within a floor, a module may import those that stand before it.
 FLOORS = [
     ["version", "errors", "spec"],
-    ["kernels", "kernels.jit", "kernels.blake2b", "kernels.keys", "kernels.perceptual"],
+    [
+        "kernels",
+        "kernels.jit",
+        "kernels.blake2b",
+        "kernels.keys",
+        "kernels.perceptual",
+        "kernels.ring",
+    ],
     [
         "codes",
+        "plan",
         "matches",
         "hashers.pdq",
         "hashers.imagehash_family",
@@ -25,6 +33,7 @@ FLOORS = [
         "store.fs",
         "store.schema",
         "store.manifest",
+        "store.ring",
         "store.shard",
         "store.snapshot",
         "store.verify",
@@ -53,7 +62,13 @@ RANK = {
 # Library to the modules that may import it. The imagehash package takes PIL pictures, and
 # synthetic pictures are drawn and encoded with PIL; all decoding is in media.image.
 HOMES = {
-    "numba": {"kernels.jit", "kernels.blake2b", "kernels.keys", "kernels.perceptual"},
+    "numba": {
+        "kernels.jit",
+        "kernels.blake2b",
+        "kernels.keys",
+        "kernels.perceptual",
+        "kernels.ring",
+    },
     "PIL": {"media.image", "hashers.imagehash_family", "synthetic"},
     "imagehash": {"hashers.imagehash_family"},
     "faiss": {"store.shard", "search", "cli.demo"},

@@ -179,6 +179,17 @@ class FormatTooNewError(FormatError):
         )
 
 
+class RingWarning(UserWarning):
+    """A shard's ring is missing or damaged: searches of it are as exact, and slower."""
+
+    def __init__(self, path: str | PathLike[str], spec: str, reason: str) -> None:
+        self.path, self.spec, self.reason = str(path), spec, reason
+        super().__init__(
+            f"{self.path}: the ring of {spec} cannot be used ({reason}); searches scan all codes "
+            "of the shard, with the same answers. Restore the file from a copy"
+        )
+
+
 # --- media ------------------------------------------------------------------------------------
 
 

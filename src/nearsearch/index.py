@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from nearsearch.ingest import PathLike as AnyPath
     from nearsearch.spec import Spec
     from nearsearch.workers import Limits
+
+
+_NOTHING: Final = np.empty(0, np.int64), np.empty(0, np.uint16)
 
 
 class Index:
@@ -171,6 +174,66 @@ class Index:
         return self._search(
             queries, to_hex(queries), chosen, radius, where, limit, _quality(chosen, min_quality)
         )
+
+    def nearest(
+        self,
+        codes: Any,
+        k: int,
+        max_radius: int | None = None,
+        *,
+        spec: str | Spec | None = None,
+        where: pc.Expression | str | None = None,
+        min_quality: int | None = None,
+    ) -> Matches:
+        """Find the `k` nearest rows of each code: exact, equal distances by ascending row.
+
+        The radius grows until `k` rows lie within it, so near neighbours are found at once and a
+        query without any costs scans.
+
+        Parameters
+        ----------
+        codes, spec, where, min_quality
+            As in `search`; not `Hashes`.
+        k
+            Number of rows; a query has fewer where there are not so many within `max_radius`.
+        max_radius
+            Largest distance in bits, inclusive; all bits by default.
+
+        Raises
+        ------
+        SpecMismatchError, CodesError, UsageError, UnknownColumnError, FilterSyntaxError
+            As in `search`.
+        """
+        chosen = self._spec(spec)
+        queries = as_codes(codes, chosen)
+        k = _whole("k", k, 1, 1 << 62)
+        end = chosen.bits if max_radius is None else max_radius
+        end = _whole("max_radius", end, 0, chosen.bits)
+        expression, quality = self._filter(where), _quality(chosen, min_quality)
+        found: list[tuple[NDArray[np.int64], NDArray[np.uint16]]] = [_NOTHING] * len(queries)
+        waiting, radius = np.arange(len(queries)), min(end, chosen.bits // 16)
+        while len(waiting):
+            # Wide radii return a good part of the index: one query at a time bounds the memory.
+            step = len(waiting) if 4 * radius <= chosen.bits else 1
+            for start in range(0, len(waiting), step):
+                part = waiting[start : start + step]
+                matches = self._search(
+                    queries[part], [""] * len(part), chosen, radius, expression, k, quality
+                )
+                for i, query in enumerate(part):
+                    here = slice(matches.offsets[i], matches.offsets[i + 1])
+                    found[query] = matches.rows[here], matches.distances[here]
+            counts = np.array([len(found[query][0]) for query in waiting])
+            waiting = waiting[counts < k] if radius < end else waiting[:0]
+            radius = min(end, radius + radius // 2 + 1)
+        lengths = [len(rows) for rows, _ in found]
+        return self._matches(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            np.concatenate([_NOTHING[0], *(rows for rows, _ in found)]),
+            np.concatenate([_NOTHING[1], *(distances for _, distances in found)]),
+            chosen,
+            to_hex(queries),
+        ).narrowed(expression, k)
 
     def query(
         self,
@@ -368,24 +431,27 @@ class Index:
         )
         offsets, rows, distances = canonical(asked[queries], rows, distances, len(codes))
 
+        matches = self._matches(offsets, rows, distances, spec, names, failures)
+        return matches.narrowed(expression, most)
+
+    def _matches(
+        self,
+        offsets: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        distances: NDArray[np.uint16],
+        spec: Spec,
+        names: Sequence[str],
+        failures: tuple[Failure, ...] = (),
+    ) -> Matches:
         snapshot = self.snapshot  # matches outlive the closing of the index
 
         def describe(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
             return snapshot.describe(spec.name, rows)
 
-        matches = Matches(
-            offsets,
-            rows,
-            distances,
-            spec,
-            self.generation,
-            names,
-            HIT_COLUMNS,
-            describe,
-            None,
-            failures,
+        generation = snapshot.manifest.generation
+        return Matches(
+            offsets, rows, distances, spec, generation, names, HIT_COLUMNS, describe, None, failures
         )
-        return matches.narrowed(expression, most)
 
 
 def _quality(spec: Spec, min_quality: int | None) -> int:

@@ -117,6 +117,8 @@ class Matches:
 
     def narrowed(self, where: pc.Expression | None, limit: int | None) -> Matches:
         """Return these matches with those only that pass `where`, at most `limit` a query."""
+        if where is None and limit is None:
+            return self
         kept = np.ones(len(self.rows), np.bool_)
         narrowed = replace(self, where=where)
         if where is not None:
@@ -144,6 +146,9 @@ def canonical(
     n_queries: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
     """Return offsets, rows and distances of matches in any order, sorted as `Matches` says."""
+    if n_queries == 1:
+        order = np.lexsort((rows, distances))
+        return np.array([0, len(rows)]), rows[order], distances[order]
     order = np.lexsort((rows, distances, queries))
     counts = np.bincount(queries, minlength=n_queries)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

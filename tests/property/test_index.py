@@ -181,3 +181,37 @@ def test_search_equals_brute_force(spec, n, n_distinct, n_shards, seed, data):
     for i in range(len(queries)):
         expected = sorted(gap[i][gap[i] <= radius])[:2]
         assert limited.distances[limited.offsets[i] : limited.offsets[i + 1]].tolist() == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 5, 200]),
+    k=st.integers(1, 12),
+    max_radius=st.sampled_from([None, 0, 3, 20, 64]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_nearest_equals_brute_force(n, k, max_radius, seed):
+    rng = np.random.default_rng(seed)
+    pool = rng.integers(0, 256, (50, 8), np.uint8)
+    codes = np.array([flip(pool[i % 50], range(i // 50)) for i in range(n)]).reshape(-1, 8)
+    codes = codes.astype(np.uint8)
+    queries = np.concatenate([pool[:3], rng.integers(0, 256, (2, 8), np.uint8)])
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "i.ns"
+        for part in np.array_split(np.arange(n), 2):
+            with ns.Writer.open(root, create=True, specs=["phash"]) as writer:
+                writer.add_codes(codes[part], keys=[f"{i:04d}" for i in part])
+        with ns.Index.open(root) as index:
+            matches = index.nearest(queries, k, max_radius)
+            everything = index.search(queries, 64 if max_radius is None else max_radius, limit=k)
+            filtered = index.nearest(queries, k, max_radius, where='key > "0099"')
+    assert matches.offsets.tolist() == everything.offsets.tolist()
+    assert matches.rows.tolist() == everything.rows.tolist()
+    assert matches.distances.tolist() == everything.distances.tolist()
+    gap = np.sort(distances(queries, codes), axis=1)
+    for i, row in enumerate(gap):
+        expected = [d for d in row if max_radius is None or d <= max_radius][:k]
+        assert matches.distances[matches.offsets[i] : matches.offsets[i + 1]].tolist() == expected
+        gap_filtered = np.sort(distances(queries[i : i + 1], codes[100:])[0])
+        here = filtered.distances[filtered.offsets[i] : filtered.offsets[i + 1]].tolist()
+        assert here == [d for d in gap_filtered if max_radius is None or d <= max_radius][:k]

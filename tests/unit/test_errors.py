@@ -159,7 +159,9 @@ def test_every_error_of_the_module_is_covered_here():
     defined = {
         value
         for value in vars(errors).values()
-        if inspect.isclass(value) and value.__module__ == errors.__name__
+        if inspect.isclass(value)
+        and value.__module__ == errors.__name__
+        and not issubclass(value, Warning)
     }
     assert defined == {case.cls for case in CASES} | set(PLAIN)
 
@@ -209,3 +211,10 @@ def test_errors_survive_the_way_between_processes(case):
         assert type(twin) is case.cls
         assert str(twin) == str(error)
         assert vars(twin) == vars(error)
+
+
+def test_the_warning_says_what_it_costs():
+    warning = errors.RingWarning(Path("known.ns"), "pdq", "a file is gone")
+    assert (warning.path, warning.spec, warning.reason) == ("known.ns", "pdq", "a file is gone")
+    for words in ("known.ns", "ring of pdq", "a file is gone", "with the same answers", "Restore"):
+        assert words in str(warning)

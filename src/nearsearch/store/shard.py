@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch import codes as codes_module
+from nearsearch import plan
 from nearsearch.errors import CorruptFileError
 from nearsearch.store import fs, schema
+from nearsearch.store import ring as rings
 from nearsearch.store.manifest import File, ShardEntry
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from nearsearch.store.ring import Ring
 
 SHARDS: Final = "shards"
 NO_ROWS: Final[NDArray[np.uint32]] = np.empty(0, np.uint32)
@@ -48,11 +52,14 @@ class CodeRows:
         Rows as in `schema.ROWS`, sorted by code number.
     path
         The mapped FAISS file; None while the shard is in memory only.
+    ring
+        The band index of the codes; None where there are few of them, or it is damaged.
     """
 
     codes: NDArray[np.uint8]
     table: pa.Table
     path: Path | None = None
+    ring: Ring | None = None
 
     @cached_property
     def code(self) -> NDArray[np.uint32]:
@@ -68,6 +75,11 @@ class CodeRows:
     def quality(self) -> NDArray[np.int8]:
         """Quality of each row, 0..100, -1 where unknown."""
         return schema.numbers(self.table["quality"])
+
+    @cached_property
+    def words(self) -> NDArray[np.uint64]:
+        """The codes as (d, bytes // 8) words, sharing their memory, which need not be aligned."""
+        return self.codes.view("<u8")
 
     @cached_property
     def faiss_index(self) -> Any:
@@ -327,6 +339,11 @@ def write(root: Path, shard: Shard) -> ShardEntry:
     try:
         with ThreadPoolExecutor(4) as pool:
             files = dict(zip(contents, pool.map(create, contents), strict=True))
+        for spec, rows in shard.codes.items():
+            if len(rows.codes) >= plan.MIN_RING_CODES:
+                for part, written in rings.write(temporary, spec, rows.codes).items():
+                    name = f"{SHARDS}/{shard.id}/{rings.file_name(spec, part)}"
+                    files[rings.role(spec, part)] = File(name, *written)
         fs.sync_directory(temporary)
         fs.rename(temporary, target)
     except BaseException:
@@ -351,8 +368,8 @@ def open_shard(root: Path, entry: ShardEntry) -> Shard:
         A file is missing, of another length, or does not hold what its name says. Contents are
         not read: that is `verify`.
     """
-    files = [*entry.files.values(), *([entry.tombstones] if entry.tombstones else [])]
-    for file in files:
+    needed = [file for role, file in entry.files.items() if not role.startswith("ring/")]
+    for file in [*needed, *([entry.tombstones] if entry.tombstones else [])]:
         found = fs.size_of(root / file.name)
         if found != file.size:
             actual = "no file" if found is None else found
@@ -364,6 +381,13 @@ def open_shard(root: Path, entry: ShardEntry) -> Shard:
         if len(found) != count:
             raise CorruptFileError(path, "rows", count, len(found))
         return found
+
+    def open_codes(spec: str, count: int) -> CodeRows:
+        path = _path(root, entry, f"codes/{spec}")
+        codes = _map_codes(path, count)
+        rows = table(f"rows/{spec}", schema.ROWS, entry.rows.get(spec, 0))
+        ring = rings.open_ring(root, entry.files, spec, count, 8 * codes.shape[1])
+        return CodeRows(codes, rows, path, ring)
 
     dead_items, dead_members = NO_ROWS, NO_ROWS
     if entry.tombstones:
@@ -377,14 +401,7 @@ def open_shard(root: Path, entry: ShardEntry) -> Shard:
         table("items", schema.ITEMS, entry.items),
         table("members", schema.MEMBERS, entry.members),
         table("keys", schema.KEYS, entry.members),
-        {
-            spec: CodeRows(
-                _map_codes(_path(root, entry, f"codes/{spec}"), count),
-                table(f"rows/{spec}", schema.ROWS, entry.rows.get(spec, 0)),
-                _path(root, entry, f"codes/{spec}"),
-            )
-            for spec, count in entry.codes.items()
-        },
+        {spec: open_codes(spec, count) for spec, count in entry.codes.items()},
         dead_items,
         dead_members,
     )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from nearsearch.store.manifest import Manifest, ShardEntry
+    from nearsearch.store.manifest import File, Manifest, ShardEntry
     from nearsearch.store.shard import Shard
 
 
@@ -63,31 +63,22 @@ def verify(
 
 
 def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> Iterator[Damage]:
-    files = {
-        entry.id: [*entry.files.values(), *([entry.tombstones] if entry.tombstones else [])]
-        for entry in manifest.shards
-    }
-    total = sum(file.size for listed in files.values() for file in listed)
+    total = sum(file.size for entry in manifest.shards for _, file in _files(entry))
     done = 0
     opened: list[Shard] = []
     for entry in manifest.shards:
-        damage = []
-        for file in files[entry.id]:
-            target = root / file.name
-            try:
-                found = fs.checksum(target)
-            except OSError as error:
-                damage.append((target, error.strerror or str(error)))
-            else:
-                if found.size != file.size:
-                    damage.append((target, f"{found.size} bytes instead of {file.size}"))
-                elif found.sha256 != file.sha256:
-                    damage.append((target, "its SHA-256 is not the one it was written with"))
+        is_whole = True
+        for role, file in _files(entry):
+            problem = _problem(root / file.name, file)
+            if problem and role.startswith("ring/"):
+                costs = f"speed only: searches of shard {entry.id} scan its codes"
+                yield Damage(str(root / file.name), problem, costs)
+            elif problem:
+                is_whole = False
+                yield Damage(str(root / file.name), problem, _costs(entry))
             done += file.size
             tell(done, total)
-        for target, problem in damage:
-            yield Damage(str(target), problem, _costs(entry))
-        if damage:
+        if not is_whole:
             continue
         try:
             shard = open_shard(root, entry)
@@ -101,6 +92,24 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
             opened.append(shard)
     if opened and len(opened) == len(manifest.shards):
         yield from _inconsistencies_between(root, opened)
+
+
+def _files(entry: ShardEntry) -> list[tuple[str, File]]:
+    """Return role and file of everything that belongs to a shard."""
+    dead = [("tombstones", entry.tombstones)] if entry.tombstones else []
+    return [*entry.files.items(), *dead]
+
+
+def _problem(path: Path, file: File) -> str | None:
+    try:
+        found = fs.checksum(path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if found.size != file.size:
+        return f"{found.size} bytes instead of {file.size}"
+    if found.sha256 != file.sha256:
+        return "its SHA-256 is not the one it was written with"
+    return None
 
 
 def _costs(entry: ShardEntry) -> str:
