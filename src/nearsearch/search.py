@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _COMPARISONS_A_CALL: Final = 1 << 30
 _QUERIES_A_CALL: Final = 64  # of the ring: 6 ms at 10 million codes and radius 31
 _TO_SCAN: Final = 2  # state of a query that the ring leaves to the scan
+_of_thread = threading.local()
 
 
 def range_search(
@@ -116,6 +118,7 @@ def _probe(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> tuple[Hits,
             ring.parity,
             ring.costs,
             first,
+            _scratch(),
             query,
             number,
             distance,
@@ -127,6 +130,15 @@ def _probe(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> tuple[Hits,
         else:
             found.append((query[:count], number[:count], distance[:count]))
     return _joined(found), np.flatnonzero(state == _TO_SCAN)
+
+
+def _scratch() -> NDArray[np.int64]:
+    """Return the scratch memory of this thread's probes."""
+    if not hasattr(_of_thread, "scratch"):
+        from nearsearch.kernels.ring import SCRATCH
+
+        _of_thread.scratch = np.zeros((3, SCRATCH), np.int64)
+    return cast("NDArray[np.int64]", _of_thread.scratch)
 
 
 def _scan(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Hits:

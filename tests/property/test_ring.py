@@ -21,6 +21,9 @@ from nearsearch.store.manifest import File
 EVEN_BITS = st.sampled_from([64, 128, 256])
 
 
+SCRATCH = np.zeros((3, kernels.SCRATCH), np.int64)
+
+
 def make_codes(rng, n, bits, kind):
     """Distinct codes: even, skewed (some bits nearly constant), clustered, of even weight."""
     codes = rng.integers(0, 256, (n, bits // 8), np.uint8)
@@ -53,7 +56,7 @@ def probe(ring, codes, queries, radius, costs=(1.0, 1.0, np.inf), room=10_000):
     while first < len(queries):
         count = kernels.search(
             queries, ring.table, ring.layout, ring.offsets, ring.postings, codes.view("<u8"),
-            radius, ring.parity, np.array(costs), first, *out, state,
+            radius, ring.parity, np.array(costs), first, SCRATCH, *out, state,
         )  # fmt: skip
         found += zip(*(column[:count].tolist() for column in out), strict=True)
         first = len(queries) if state[-1] else first + int(np.argmin(state[first:]))
