@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -205,7 +206,7 @@ class Writer:
             The index holds a spec that this version computes differently.
         """
         self._check_open()
-        if isinstance(paths, str | bytes | Path):
+        if isinstance(paths, str | bytes | os.PathLike):
             paths = [paths]
         marks = Marks(contribution, source, tuple(labels))
         for spec in self.specs:

@@ -138,6 +138,22 @@ def test_exception_in_the_block_changes_nothing(base, tmp_path):
     assert not new.exists()
 
 
+def test_a_failed_replacement_keeps_the_old_even_if_the_caller_goes_on(base, tmp_path, monkeypatch):
+    root = tmp_path / "i.ns"
+    shutil.copytree(base, root)
+    before = contents(root)[0]
+
+    def fail(*_):
+        raise MemoryError("made by the test")
+
+    with ns.Writer.open(root) as writer, monkeypatch.context() as patch:
+        patch.setattr("nearsearch.store.shard.build", fail)
+        with pytest.raises(MemoryError):
+            writer.add_codes(CODES[20:30], keys=KEYS[:10])
+    assert contents(root)[0] == before
+    assert ns.verify(root) == []
+
+
 def test_killed_writer_leaves_a_sound_index_and_no_lock(base, tmp_path):
     root = tmp_path / "i.ns"
     shutil.copytree(base, root)

@@ -34,7 +34,8 @@ CHAIN: Final = 32  # bits beside a row
 MAX_THRESHOLD: Final = 4  # a ball of 25 bits and radius 4 has 15,000 keys
 SCRATCH: Final = 1 << 16  # keys of the largest ball: width 32, radius 4 has 41,449
 
-# Probes in flight; without them a query takes twice as long, with twice as many no less.
+# Probes in flight. Without them a query of radius 31 at 10 million codes takes 270 us instead of
+# 138; 24 and 12, 48 and 24, 64 and 32 take the same.
 _AHEAD_OFFSETS, _AHEAD_POSTINGS = 32, 16
 _ONE, _ALL = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
 
@@ -101,7 +102,7 @@ def _permute(code: NDArray[np.uint8], table: NDArray[np.uint64], out: NDArray[np
 def permute_codes(
     codes: NDArray[np.uint8], table: NDArray[np.uint64], out: NDArray[np.uint64]
 ) -> None:
-    """Write each code permuted. Requires: out (n, bytes // 8). Cost: 40 ns a code of 256 bits."""
+    """Write each code permuted. Requires: out (n, bytes // 8). Cost: 0.12 us a code of 256 bits."""
     for row in range(codes.shape[0]):
         _permute(codes[row], table, out[row])
 
@@ -127,8 +128,7 @@ def partition(
     """Write (row, chain, low bits of the key) of each code to its partition of `out` (n, 3).
 
     Requires: cursors[p] is where partition p begins, from `count_keys`. Order: ascending row.
-    Cost: few enough partitions (512) that every write meets a cache line in use; scattering
-    straight to 2**22 buckets takes ten times as long.
+    Cost: one pass; few enough partitions (512) that every write meets a cache line in use.
     """
     bits = 64 * codes.shape[1]
     mask = (_ONE << np.uint64(low)) - _ONE
@@ -260,8 +260,7 @@ def _ball(
             count += 1
             lowest = mask & (~mask + _ONE)
             carried = mask + lowest
-            shift = np.uint64(2 + _popcount(lowest - _ONE))  # a division would take 20 cycles
-            mask = ((carried ^ mask) >> shift) | carried
+            mask = (((carried ^ mask) >> np.uint64(2)) // lowest) | carried
         ends[d] = count
     return count
 

@@ -144,6 +144,7 @@ class Transaction:
         kept = _first_of_key(batch, keys, hashes, ids)
         status[~kept] = UNCHANGED
         self._check_columns(batch.members.schema)
+        replaced: list[tuple[Shard, NDArray[np.int64]]] = []
         for opened in list(self._shards.values()):
             position, row = self._same_key(opened, batch.contribution, keys, hashes)
             if len(row) == 0:
@@ -156,9 +157,14 @@ class Transaction:
             kept[position[same]] = False
             changed = position[~same]
             status[changed[kept[changed] & (status[changed] == ADDED)]] = REPLACED
-            self._bury_members(opened, row[~same])
+            replaced.append((opened, row[~same]))
         if kept.any():
-            self._insert(batch, hashes, ids, np.flatnonzero(kept))
+            # Built before anything is buried: a fault on the way must not leave a key without both.
+            built = self._build(batch, hashes, ids, np.flatnonzero(kept))
+            self._shards[built.id] = built
+            for opened, rows in replaced:
+                self._bury_members(opened, rows)
+            self._settle()
         return status
 
     def _check_columns(self, found: pa.Schema) -> None:
@@ -175,14 +181,14 @@ class Transaction:
             self._shards[opened.id] = replace(opened, dead_members=dead)
             self._touched.append(opened.member_ids[rows])
 
-    def _insert(
+    def _build(
         self,
         batch: Batch,
         hashes: NDArray[np.uint64],
         ids: NDArray[np.bytes_],
         kept: NDArray[np.int64],
-    ) -> None:
-        """Make a pending shard of the kept records and of the items that are new."""
+    ) -> Shard:
+        """Return a pending shard of the kept records and of the items that are new."""
         first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
         candidates = kept[first]
         is_new = np.ones(len(candidates), np.bool_)
@@ -205,15 +211,13 @@ class Transaction:
             )
             codes = part.codes if len(rows) == len(part.codes) else part.codes[rows]
             raw[spec] = shard.RawCodes(codes, table)
-        built = shard.build(
+        return shard.build(
             self._new_id(),
             schema.take(batch.items, new),
             schema.take(batch.members, kept),
             hashes[kept],
             raw,
         )
-        self._shards[built.id] = built
-        self._settle()
 
     def _new_id(self) -> str:
         return f"{self._base.generation + 1:06d}-{secrets.token_hex(4)}"
