@@ -115,10 +115,6 @@ def test_small_output_is_filled_again_and_again(seed, room):
     assert sorted(found) == sorted(m for m in expected if per_query[m[0]] <= room)
 
 
-def layout_of(widths):
-    return rings._layout(widths)
-
-
 def random_widths(rng, bits):
     widths = []
     while sum(widths) < bits:
@@ -134,7 +130,7 @@ def test_any_bands_and_any_thresholds(seed, radius):
     rng = np.random.default_rng(seed)
     widths = random_widths(rng, 64)
     codes = make_codes(rng, 500, 64, "clustered")
-    ring = in_memory(codes, widths, rng.permutation(64))
+    ring = in_memory(codes, widths, rng.permutation(64), longest_chain=int(rng.integers(1, 33)))
     queries = np.array([flip(codes[i], rng.permutation(64)[: i % 15]) for i in range(20)])
     costs = (float(rng.random()), float(rng.random() * 50), np.inf)
     found, state = probe(ring, codes, queries, radius, costs)
@@ -142,40 +138,49 @@ def test_any_bands_and_any_thresholds(seed, radius):
     assert sorted(found) == sorted(truth(queries, codes, radius))
 
 
-def in_memory(codes, widths, permutation):
-    """A ring by the slow, obvious way: sort the keys of each band."""
-    bits = 8 * codes.shape[1]
-    layout, table = layout_of(widths), rings._table(permutation, bits)
+def in_memory(codes, widths, permutation, longest_chain=32):
+    """A ring by the slow, obvious way: sort the keys of each band. Short chains, as rings of very
+    many codes have them, must be as right as long ones."""
+    n, bits = len(codes), 8 * codes.shape[1]
+    layout, table = rings._layout(widths, n), rings._table(permutation, bits)
+    layout[:, 3] = np.minimum(layout[:, 3], longest_chain)
+    row_bits = np.uint64((n - 1).bit_length())
     unpacked = np.unpackbits(codes, axis=1)[:, permutation].astype(np.uint64)
     offsets, postings = [], []
-    for start, width, _ in layout:
+    for start, width, _, n_chain in layout:
         places = np.arange(start, start + width)
         key = (unpacked[:, places] << np.arange(width, dtype=np.uint64)).sum(axis=1)
-        chain_places = (start + width + np.arange(min(32, bits - width))) % bits
+        chain_places = (start + width + np.arange(n_chain)) % bits
         shifts = np.arange(len(chain_places), dtype=np.uint64)
         chain = (unpacked[:, chain_places] << shifts).sum(axis=1)
         order = np.argsort(key, kind="stable")
         offsets.append(np.searchsorted(key[order], np.arange(2**width + 1, dtype=np.uint64)))
-        postings.append(np.column_stack([order, chain[order]]))
+        posting = order.astype(np.uint64) | (chain[order] << row_bits)
+        postings.append(posting.astype("<u8").view("<u2").reshape(-1, 4)[:, :3])
     return rings.Ring(
         layout,
         table,
         np.concatenate(offsets).astype(np.uint32),
-        np.concatenate(postings).astype(np.uint32),
-        rings._parity(codes),
+        np.concatenate(postings).reshape(-1),
+        parity_of(codes),
         np.array([1.0, 1.0, np.inf]),
     )
 
 
+def parity_of(codes):
+    parities = set((np.unpackbits(codes, axis=1).sum(axis=1) % 2).tolist())
+    return parities.pop() if len(parities) == 1 else -1
+
+
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 5000])
-@pytest.mark.parametrize("bits", [64, 128, 256])
+@pytest.mark.parametrize("bits", [64, 128, 256, 576])
 def test_fast_build_equals_the_slow_one(tmp_path, n, bits):
     codes = make_codes(np.random.default_rng(n), n, bits, "skewed")
     files = build(tmp_path, codes)
     ring = rings.open_ring(tmp_path, files, "x", len(codes), bits)
     widths = ring.layout[:, 1].tolist()
     slow = in_memory(codes, widths, plan.permutation(codes, widths))
-    for name in ("layout", "table", "offsets", "postings"):
+    for name in ("layout", "table", "offsets", "postings", "parity"):
         assert np.array_equal(getattr(ring, name), getattr(slow, name)), name
 
 
@@ -194,7 +199,7 @@ def test_a_match_whose_first_band_is_dropped_by_the_chain_comes_from_a_later_one
     kernels._limit_chains(ring.layout, thresholds, limits)
     assert limits[0].tolist() == [3, 16, 5]
     difference = np.uint64(0b1111)  # of band 1, beside the posting of band 0
-    assert not kernels._passes(1, difference, limits[0])
+    assert not kernels._passes(1, difference, limits[0, 0], np.uint64(0xFFFF), limits[0, 2])
     found, state = probe(ring, code, query, 7)
     assert found == [(0, 0, 5)]
     assert state.tolist() == [1]
@@ -290,8 +295,7 @@ def test_kernels_stay_inside_whatever_the_files_say(seed):
     codes = make_codes(rng, 500, 64, "even")
     ring = in_memory(codes, plan.band_widths(len(codes), 64), rng.permutation(64))
     offsets = rng.integers(0, 2**32, len(ring.offsets), np.uint32)
-    postings = rng.integers(0, 2**32, ring.postings.shape, np.uint32)
-    postings[:, 0] %= np.uint32(2 * len(codes))
+    postings = rng.integers(0, 2**16, ring.postings.shape, np.uint16)
     offsets %= np.uint32(2 * len(codes))
     hostile = rings.Ring(ring.layout, ring.table, offsets, postings, ring.parity, ring.costs)
     found, _ = probe(hostile, codes, codes[:20], 8)
@@ -324,8 +328,8 @@ def test_header_of_the_files_is_numpys(tmp_path):
     build(tmp_path, codes)
     postings = np.load(tmp_path / "x.ring.postings.npy", mmap_mode="r")
     offsets = np.load(tmp_path / "x.ring.offsets.npy")
-    assert postings.dtype == np.uint32
-    assert postings.shape[1] == 2
+    assert postings.dtype == np.uint16
+    assert postings.shape[1] == 3
     assert offsets[0] == 0
     assert fs.size_of(tmp_path / "x.ring.layout.npy") > 128
 

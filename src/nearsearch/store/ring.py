@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ from nearsearch.store import fs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 PARTS: Final = ("layout", "offsets", "postings")
 _PARTITIONS: Final = 512  # of a band while it is sorted: each then fits the second-level cache
+_THREADS: Final = 2
 _UNEVEN: Final = -1  # parity where the weights of the codes are of both kinds
 _HEADER: Final = 128  # bytes of a .npy header of ours
 
@@ -51,7 +54,7 @@ class Ring:
     layout: NDArray[np.int64]
     table: NDArray[np.uint64]
     offsets: NDArray[np.uint32]
-    postings: NDArray[np.uint32]
+    postings: NDArray[np.uint16]
     parity: int
     costs: NDArray[np.float64]
 
@@ -69,47 +72,55 @@ def role(spec: str, part: str) -> str:
 def write(folder: Path, spec: str, codes: NDArray[np.uint8]) -> dict[str, fs.Written]:
     """Build the ring of distinct codes and write its files; return what was written, by part.
 
-    Holds the permuted codes and two bands at a time: 56 bytes a code of 256 bits.
+    Holds the permuted codes and three bands at a time: up to 74 bytes a code of 256 bits.
     """
     from nearsearch.kernels import ring as kernels
 
     n, bits = len(codes), 8 * codes.shape[1]
     widths = plan.band_widths(n, bits)
     permutation = plan.permutation(codes, widths)
-    layout = _layout(widths)
+    layout = _layout(widths, n)
     permuted = np.empty((n, bits // 64), np.uint64)
     table = _table(permutation, bits)
     step = -(-n // 16)
+    row_bits = (n - 1).bit_length()
 
-    def permute(start: int) -> None:
+    def permute(start: int) -> int:
         part = slice(start, start + step)
-        kernels.permute_codes(codes[part], table, permuted[part])
+        return kernels.permute_codes(codes[part], table, permuted[part])
 
     offsets = np.empty(int(layout[-1, 2]) + 2 ** widths[-1] + 1, np.uint32)
 
-    def build_band(band: int) -> NDArray[np.uint32]:
-        start, width, base = (int(value) for value in layout[band])
-        low = max(0, width - _PARTITIONS.bit_length() + 1)
+    def build_band(band: int) -> NDArray[np.uint16]:
+        start, width, base, chain = (int(value) for value in layout[band])
+        low = min(16, max(0, width - _PARTITIONS.bit_length() + 1))
         counts = np.zeros(1 << (width - low), np.int64)
         kernels.count_keys(permuted, start, width, low, counts)
         bounds = np.concatenate([[0], np.cumsum(counts)])
-        parted = np.empty((n, 3), np.uint32)
-        kernels.partition(permuted, start, width, low, bounds[:-1].copy(), parted)
-        postings = np.empty((n, 2), np.uint32)
+        parted = np.empty(n, np.uint64)
+        kernels.partition(
+            permuted, start, width, low, np.uint64(row_bits), chain, bounds[:-1].copy(), parted
+        )
+        postings = np.empty(3 * n, np.uint16)
         kernels.place(parted, bounds, low, offsets[base : base + 2**width + 1], postings)
         return postings
 
     def all_postings() -> Iterator[bytes | memoryview]:
-        yield _header((len(widths) * n, 2), np.uint32)
-        for band in range(0, len(widths), 2):
-            for postings in pool.map(build_band, range(band, min(band + 2, len(widths)))):
-                yield postings.view(np.uint8).reshape(-1).data
+        yield _header((len(widths) * n, 3), np.uint16)
+        building: deque[Future[NDArray[np.uint16]]] = deque()
+        for band in range(len(widths)):
+            building.append(pool.submit(build_band, band))
+            if len(building) > _THREADS:
+                yield building.popleft().result().view(np.uint8).data
+        for postings in building:
+            yield postings.result().view(np.uint8).data
 
     written = {}
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(permute, range(0, n, step)))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        n_odd = sum(pool.map(permute, range(0, n, step)))
         written["postings"] = fs.create_file(folder / file_name(spec, "postings"), all_postings())
-    described = np.concatenate([[bits, _parity(codes), len(widths)], widths, permutation])
+    parity = {0: 0, n: 1}.get(n_odd, _UNEVEN)
+    described = np.concatenate([[bits, parity, len(widths)], widths, permutation])
     for part, array in (("offsets", offsets), ("layout", described.astype(np.int64))):
         header, data = _header(array.shape, array.dtype), array.view(np.uint8).data
         written[part] = fs.create_file(folder / file_name(spec, part), [header, data])
@@ -129,22 +140,28 @@ def open_ring(root: Path, files: Mapping[str, File], spec: str, n: int, bits: in
         arrays = [_map(root, entry) for entry in entries]
         described, offsets, postings = arrays
         widths, permutation, parity = _parse(described, bits)
-        layout = _layout(widths)
+        layout = _layout(widths, n)
         _expect(offsets, np.uint32, (int(layout[-1, 2]) + 2 ** widths[-1] + 1,))
-        _expect(postings, np.uint32, (len(widths) * n, 2))
+        _expect(postings, np.uint16, (len(widths) * n, 3))
     except (OSError, ValueError) as error:
         warnings.warn(RingWarning(root, spec, str(error)), stacklevel=2)
         return None
     costs = [plan.PROBE_COST, plan.CANDIDATE_COST, plan.scan_cost(n, bits // 8)]
     return Ring(
-        layout, _table(permutation, bits), offsets, postings, parity, np.array(costs, np.float64)
+        layout,
+        _table(permutation, bits),
+        offsets,
+        postings.reshape(-1),
+        parity,
+        np.array(costs, np.float64),
     )
 
 
-def _layout(widths: list[int]) -> NDArray[np.int64]:
+def _layout(widths: list[int], n: int) -> NDArray[np.int64]:
+    chains = [plan.chain_bits(n, sum(widths), width) for width in widths]
     starts = np.cumsum([0, *widths[:-1]])
     bases = np.cumsum([0, *(2**width + 1 for width in widths[:-1])])
-    return np.column_stack([starts, widths, bases]).astype(np.int64)
+    return np.column_stack([starts, widths, bases, chains]).astype(np.int64)
 
 
 def _table(permutation: NDArray[np.int64], bits: int) -> NDArray[np.uint64]:
@@ -155,14 +172,6 @@ def _table(permutation: NDArray[np.int64], bits: int) -> NDArray[np.uint64]:
         has_bit = ((values >> (7 - within)) & 1).astype(np.bool_)
         table[byte, has_bit, place // 64] |= np.uint64(1 << (place % 64))
     return table
-
-
-def _parity(codes: NDArray[np.uint8]) -> int:
-    """Return whether all weights are even (0) or odd (1), -1 if neither."""
-    # The parity of a weight is that of the xor of all words' bits.
-    folded = np.bitwise_xor.reduce(codes.view("<u8"), axis=1)
-    parities = np.bitwise_count(folded) & 1
-    return int(parities[0]) if (parities == parities[0]).all() else _UNEVEN
 
 
 def _parse(described: NDArray[np.int64], bits: int) -> tuple[list[int], NDArray[np.int64], int]:

@@ -336,14 +336,16 @@ def write(root: Path, shard: Shard) -> ShardEntry:
         written = fs.create_file(temporary / name, parts)
         return File(f"{SHARDS}/{shard.id}/{name}", written.size, written.sha256)
 
+    files: dict[str, File] = {}
     try:
         with ThreadPoolExecutor(4) as pool:
-            files = dict(zip(contents, pool.map(create, contents), strict=True))
-        for spec, rows in shard.codes.items():
-            if len(rows.codes) >= plan.MIN_RING_CODES:
-                for part, written in rings.write(temporary, spec, rows.codes).items():
-                    name = f"{SHARDS}/{shard.id}/{rings.file_name(spec, part)}"
-                    files[rings.role(spec, part)] = File(name, *written)
+            created = pool.map(create, contents)
+            for spec, rows in shard.codes.items():
+                if len(rows.codes) >= plan.MIN_RING_CODES:
+                    for part, written in rings.write(temporary, spec, rows.codes).items():
+                        name = f"{SHARDS}/{shard.id}/{rings.file_name(spec, part)}"
+                        files[rings.role(spec, part)] = File(name, *written)
+            files |= zip(contents, created, strict=True)
         fs.sync_directory(temporary)
         fs.rename(temporary, target)
     except BaseException:
