@@ -35,6 +35,7 @@ FLOORS = [
         "store.manifest",
         "store.ring",
         "store.shard",
+        "store.compaction",
         "store.snapshot",
         "store.verify",
         "store.transaction",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 PROBE_COST: Final = 20.0
 CANDIDATE_COST: Final = 6.3
 SCAN_COST: Final = 0.06  # a byte of codes; 0.04 in the last-level cache, 0.13 from memory
-MIN_RING_CODES: Final = 1 << 21  # see docs/decisions/002-the-ring.md
+MIN_RING_CODES: Final = 1 << 16  # see docs/decisions/002-the-ring.md
+MIN_RING_CODES_AT_COMMIT: Final = 1 << 21
 _DESIGN_RADIUS: Final = 32 / 256  # of the bits: where PDQ searches happen
 _SAMPLE: Final = 10_000  # codes that decide which bits share a band
 

@@ -338,6 +338,26 @@ class Writer:
         self._transaction = Transaction(self._root, self._manifest, shards)
         return self._manifest.generation
 
+    def compact(self) -> int:
+        """Merge everything into one shard, drop what was replaced, and commit.
+
+        Searches ask each shard in turn, so one is fastest; it gets a band index from 65,536 codes
+        on. Contents do not change. The old files stay until eight more commits were made.
+
+        Returns
+        -------
+        int
+            The generation that is now live; the old one if there was nothing to do.
+
+        Raises
+        ------
+        OSError, OutcomeUnknownError
+            As `commit`. There must be room for a second copy of the index.
+        """
+        self._check_open()
+        self._transaction.compact()
+        return self.commit()
+
     def close(self) -> None:
         """Give up what was not committed and release the lock. May be called again."""
         if self._closed:

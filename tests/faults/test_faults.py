@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 import nearsearch as ns
-from nearsearch.store import fs, schema
+from nearsearch import plan
+from nearsearch.store import fs, schema, transaction
 from nearsearch.store import manifest as manifests
 
 CODES = np.random.default_rng(3).integers(0, 256, (40, 32), np.uint8)
@@ -57,6 +58,24 @@ def change(root):
         writer.add_codes(CODES[20:40], keys=KEYS[10:30])
 
 
+def change_in_parts(root):
+    """The same, and more goes to disk before the commit, which then makes it one shard."""
+    with pytest.MonkeyPatch.context() as patch, ns.Writer.open(root) as writer:
+        patch.setattr(transaction, "FLUSH_MEMBERS", 1)
+        for start in range(0, 20, 5):
+            part = slice(start, start + 5)
+            writer.add_codes(CODES[20:40][part], keys=KEYS[10:30][part])
+        writer.commit()
+
+
+def compact(root):
+    """Replace some, and merge all shards into one with a ring."""
+    with pytest.MonkeyPatch.context() as patch, ns.Writer.open(root) as writer:
+        patch.setattr(plan, "MIN_RING_CODES", 1)
+        writer.add_codes(CODES[20:40], keys=KEYS[10:30])
+        writer.compact()
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     root = tmp_path_factory.mktemp("base") / "i.ns"
@@ -65,7 +84,8 @@ def base(tmp_path_factory):
     return root
 
 
-def test_every_failing_call_leaves_before_or_after(base, tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [change, change_in_parts, compact])
+def test_every_failing_call_leaves_before_or_after(base, tmp_path, monkeypatch, change):
     before = contents(base)
     clean = tmp_path / "clean.ns"
     shutil.copytree(base, clean)
@@ -163,7 +183,9 @@ def test_killed_writer_leaves_a_sound_index_and_no_lock(base, tmp_path):
         "from nearsearch.store import transaction\n"
         "transaction.FLUSH_MEMBERS = 1\n"
         "writer = ns.Writer.open(sys.argv[1])\n"
-        "writer.add_codes((np.arange(320) % 251).astype(np.uint8).reshape(10, 32))\n"
+        "codes = (np.arange(320) % 251).astype(np.uint8).reshape(10, 32)\n"
+        "writer.add_codes(codes[:5])\n"
+        "writer.add_codes(codes[5:])\n"  # writes what the first call left in memory
         "print('flushed', flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -359,7 +381,7 @@ def test_verify_sees_wrong_tombstones(base, tmp_path, column, row):
     (entry,) = manifest.shards
     dead = {"members": [], "items": []} | {column: [row]}
     table = pa.table({name: [rows] for name, rows in dead.items()}).cast(schema.TOMBSTONES)
-    written = fs.create_file(root / "tombstones" / "t.arrow", [schema.to_ipc(table)])
+    written = schema.create_ipc(root / "tombstones" / "t.arrow", table)
     file = manifests.File("tombstones/t.arrow", *written)
     wrong = replace(entry, tombstones=file, dead_items=len(dead["items"]))
     manifests.make_current(root, replace(manifest, generation=2, shards=(wrong,)))

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from oracle import distances, flip, range_search
 
 import nearsearch as ns
+from nearsearch import plan
 from nearsearch.store import transaction
 
 # Few codes, near and equal ones among them, so that ties and duplicates are the rule.
@@ -77,6 +78,19 @@ class Machine(RuleBasedStateMachine):
         after = self.writer.commit()
         assert after >= before + changed
         self.model = dict(self.uncommitted)
+
+    @rule()
+    def compact(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plan, "MIN_RING_CODES", 4)
+            self.writer.compact()
+        self.model = dict(self.uncommitted)
+        with ns.Index.open(self.root) as index:
+            assert len(index.snapshot.shards) <= 1
+            for shard in index.snapshot.shards:
+                assert len(shard.dead_items) == len(shard.dead_members) == 0
+                rows = shard.codes["phash"]
+                assert (rows.ring is not None) == (len(rows.codes) >= 4)
 
     @rule(give_up=st.booleans())
     def reopen(self, give_up):

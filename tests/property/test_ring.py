@@ -231,7 +231,7 @@ def test_thresholds_are_the_cheapest(n_bands, radius, seed):
 
 @pytest.fixture
 def small_rings(monkeypatch):
-    monkeypatch.setattr(plan, "MIN_RING_CODES", 1)
+    monkeypatch.setattr(plan, "MIN_RING_CODES_AT_COMMIT", 1)
 
 
 def index_of(root, codes):
@@ -251,7 +251,7 @@ def test_index_answers_the_same_with_and_without(tmp_path, small_rings, monkeypa
         assert index.snapshot.shards[0].codes["pdq"].ring is not None
         fast = index.search(queries, radius)
         singly = [index.search(query, radius).rows.tolist() for query in queries]
-    monkeypatch.setattr(plan, "MIN_RING_CODES", 1 << 40)
+    monkeypatch.setattr(plan, "MIN_RING_CODES_AT_COMMIT", 1 << 40)
     with index_of(tmp_path / "scan.ns", codes) as index:
         assert index.snapshot.shards[0].codes["pdq"].ring is None
         slow = index.search(queries, radius)

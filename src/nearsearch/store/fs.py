@@ -15,14 +15,15 @@ import secrets
 import shutil
 import socket
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from nearsearch.errors import IndexLockedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,21 +56,56 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def create_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
-    """Write a new file and make its bytes durable; it is an error if `path` exists."""
-    digest, size = hashlib.sha256(), 0
+class NewFile:
+    """A file that is being written; what libraries expect of one that is only written to."""
+
+    closed = False
+
+    def __init__(self, handle: int) -> None:
+        """Use `create`."""
+        self._handle, self._digest, self._size = handle, hashlib.sha256(), 0
+
+    def write(self, data: Any) -> int:
+        """Append bytes."""
+        view = memoryview(data).cast("B")
+        size = len(view)
+        self._digest.update(view)
+        self._size += size
+        while len(view) > 0:
+            view = view[os.write(self._handle, view) :]
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: `create` makes all durable at its end, and closes."""
+
+    close = flush
+
+    @property
+    def written(self) -> Written:
+        """Length and checksum of what was written so far."""
+        return Written(self._size, self._digest.hexdigest())
+
+
+@contextmanager
+def create(path: Path) -> Iterator[NewFile]:
+    """Open a new file for writing and make its bytes durable at the end of the block.
+
+    It is an error if `path` exists.
+    """
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        for part in parts:
-            view = memoryview(part).cast("B")
-            digest.update(view)
-            size += len(view)
-            while len(view) > 0:
-                view = view[os.write(handle, view) :]
+        yield NewFile(handle)
         os.fsync(handle)
     finally:
         os.close(handle)
-    return Written(size, digest.hexdigest())
+
+
+def create_file(path: Path, parts: Iterable[bytes | memoryview]) -> Written:
+    """Write a new file from its parts and make it durable; it is an error if `path` exists."""
+    with create(path) as file:
+        for part in parts:
+            file.write(part)
+    return file.written
 
 
 def replace_file(path: Path, data: bytes) -> Written:

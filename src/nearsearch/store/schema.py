@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from nearsearch.errors import CorruptFileError
+from nearsearch.errors import CorruptFileError, MetadataError
 from nearsearch.store import fs
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ID_BYTES: Final = 32
 LABEL_SEPARATOR: Final = "\x1f"  # joins labels for comparison; no label contains it
+_WRITE_BUFFER: Final = 1 << 16  # Arrow writes many small pieces: 25 calls become 2
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 
 ITEMS: Final = pa.schema(
@@ -88,13 +89,25 @@ def one_chunk(table: pa.Table) -> pa.Table:
     return table.unify_dictionaries().combine_chunks()
 
 
-def to_ipc(table: pa.Table) -> memoryview:
-    """Return `table` as the bytes of an Arrow IPC file with one record batch."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        batches = one_chunk(table).to_batches()
+def create_ipc(path: Path, table: pa.Table) -> fs.Written:
+    """Write `table` as a new, durable Arrow IPC file with one record batch, without a copy of it.
+
+    Raises
+    ------
+    MetadataError
+        A column has more text than one batch can hold.
+    """
+    batches = one_chunk(table).to_batches()
+    if len(batches) > 1:  # columns of 32-bit offsets, 2 GB of text or more
+        longest = max(table.column_names, key=lambda name: one_chunk(table)[name].num_chunks)
+        raise MetadataError(longest, "more than 2 GB of text; give it as large_string")
+    with (
+        fs.create(path) as file,
+        pa.BufferedOutputStream(pa.PythonFile(file, "w"), _WRITE_BUFFER) as stream,
+        pa.ipc.new_file(stream, table.schema) as writer,
+    ):
         writer.write_batch(batches[0] if batches else _empty_batch(table.schema))
-    return memoryview(sink.getvalue())
+    return file.written
 
 
 def from_ipc(path: Path, expected: pa.Schema) -> pa.Table:

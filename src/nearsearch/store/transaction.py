@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearsearch import codes as codes_module
+from nearsearch import plan
 from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
 from nearsearch.kernels.keys import hash_strings
-from nearsearch.store import fs, manifest, schema, shard
+from nearsearch.store import compaction, fs, manifest, schema, shard
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 TOMBSTONES: Final = "tombstones"
 FLUSH_MEMBERS: Final = 1 << 21  # members held in memory before they go to disk, uncommitted
 ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
+_NEVER: Final = 1 << 62  # codes: no ring, the shard will be merged into another
 _SHARD_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}(\.tmp)?")
 _TOMBSTONES_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}-[0-9]{6,}-[0-9a-f]{8}\.arrow")
 
@@ -137,6 +139,8 @@ class Transaction:
             A column has another type than before.
         """
         self._check_usable()
+        if sum(len(opened.members) for opened in self._pending()) >= FLUSH_MEMBERS:
+            self._flush(_NEVER)
         keys = schema.one_array(batch.members["key"])
         hashes = hash_keys(batch.contribution, keys)
         ids = schema.ids_of(batch.members)
@@ -228,7 +232,7 @@ class Transaction:
         return [opened for opened in self._shards.values() if opened.id not in self._entries]
 
     def _settle(self) -> None:
-        """Merge pending shards of similar size, so n small batches cost n log n, and flush."""
+        """Merge pending shards of similar size, so that n small batches cost n log n."""
         pending = self._pending()
         tail = [pending.pop()]
         size = len(tail[0].members)
@@ -236,30 +240,47 @@ class Transaction:
             tail.append(pending.pop())
             size += len(tail[-1].members)
         if len(tail) > 1:
-            self._replace(tail[::-1])
-        if sum(len(opened.members) for opened in self._pending()) >= FLUSH_MEMBERS:
-            self._flush()
+            self._merge_in_memory(tail[::-1])
 
-    def _replace(self, merged: list[Shard]) -> None:
-        result = shard.merge(self._new_id(), merged)
-        for old in merged:
+    def _merge_in_memory(self, parts: list[Shard]) -> None:
+        merged = compaction.merge(self._new_id(), parts)
+        for old in parts:
             del self._shards[old.id]
-        self._shards[result.id] = result
+        self._shards[merged.id] = merged
 
-    def _flush(self) -> None:
+    def _flush(self, min_ring_codes: int) -> None:
         """Write what is pending as one shard; it is on disk, and still not live."""
         self._mark_dead_items()
         pending = self._pending()
-        dead = any(len(part.dead_members) or len(part.dead_items) for part in pending)
-        if len(pending) > 1 or dead:
-            self._replace(pending)
+        if len(pending) > 1 or any(_has_dead(part) for part in pending):
+            self._merge_in_memory(pending)
         for built in self._pending():
             if len(built.members) == 0 and len(built.items) == 0:
                 del self._shards[built.id]
                 continue
-            entry = shard.write(self._root, built)
+            entry = shard.write(self._root, built, min_ring_codes=min_ring_codes)
             self._entries[built.id] = entry
             self._shards[built.id] = shard.open_shard(self._root, entry)
+
+    def _merge_on_disk(self, parts: list[Shard]) -> None:
+        merged = compaction.write_merged(self._root, self._new_id(), parts)
+        live = {entry.id for entry in self._base.shards}
+        for old in parts:
+            del self._shards[old.id]
+            if self._entries.pop(old.id, None) and old.id not in live:
+                fs.remove(self._root / shard.SHARDS / old.id)
+        if merged.items or merged.members:
+            self._entries[merged.id] = merged
+            self._shards[merged.id] = shard.open_shard(self._root, merged)
+        else:
+            fs.remove(self._root / shard.SHARDS / merged.id)
+
+    def compact(self) -> None:
+        """Merge all shards into one, without the dead and with rings, if that changes anything."""
+        self._check_usable()
+        self._mark_dead_items()
+        if compaction.is_worthwhile(list(self._shards.values())):
+            self._merge_on_disk(list(self._shards.values()))
 
     # --- commit -------------------------------------------------------------------------------
 
@@ -269,8 +290,12 @@ class Transaction:
         Without changes nothing is written and the old manifest is returned.
         """
         self._check_usable()
-        self._flush()
         self._mark_dead_items()
+        live = {entry.id for entry in self._base.shards}
+        own = [opened for opened in self._shards.values() if opened.id not in live]
+        if len(own) > len(self._pending()):
+            self._merge_on_disk(own)  # what was flushed on the way becomes one shard
+        self._flush(plan.MIN_RING_CODES_AT_COMMIT)
         entries = tuple(
             self._bury(self._shards[key], entry) for key, entry in self._entries.items()
         )
@@ -334,7 +359,7 @@ class Transaction:
             schema.TOMBSTONES,
         )
         name = f"{TOMBSTONES}/{entry.id}-{self._new_id()}.arrow"
-        written = fs.create_file(self._root / name, [schema.to_ipc(table)])
+        written = schema.create_ipc(self._root / name, table)
         fs.sync_directory(self._root / TOMBSTONES)
         return replace(
             entry,
@@ -348,6 +373,10 @@ class Transaction:
             return shard.NO_ROWS
         table = schema.from_ipc(self._root / entry.tombstones.name, schema.TOMBSTONES)
         return schema.numbers(table["items"].combine_chunks().flatten())
+
+
+def _has_dead(opened: Shard) -> bool:
+    return len(opened.dead_members) > 0 or len(opened.dead_items) > 0
 
 
 # --- helpers ----------------------------------------------------------------------------------

@@ -11,15 +11,15 @@ TABLE = pa.table(
 
 
 def test_to_and_from_ipc(tmp_path):
-    (tmp_path / "t").write_bytes(schema.to_ipc(TABLE.cast(schema.KEYS)))
+    schema.create_ipc(tmp_path / "t", TABLE.cast(schema.KEYS))
     assert schema.from_ipc(tmp_path / "t", schema.KEYS).to_pydict() == TABLE.to_pydict()
-    (tmp_path / "e").write_bytes(schema.to_ipc(schema.MEMBERS.empty_table()))
+    schema.create_ipc(tmp_path / "e", schema.MEMBERS.empty_table())
     assert len(schema.from_ipc(tmp_path / "e", schema.MEMBERS)) == 0
 
 
 def test_many_chunks_become_one_batch(tmp_path):
     names = [pa.array(["a", "b"]).dictionary_encode(), pa.array(["c"]).dictionary_encode()]
-    (tmp_path / "t").write_bytes(schema.to_ipc(pa.table({"x": pa.chunked_array(names)})))
+    schema.create_ipc(tmp_path / "t", pa.table({"x": pa.chunked_array(names)}))
     with pa.ipc.open_file(tmp_path / "t") as reader:
         assert reader.num_record_batches == 1
         assert reader.read_all()["x"].to_pylist() == ["a", "b", "c"]
@@ -33,7 +33,7 @@ def test_many_chunks_become_one_batch(tmp_path):
     ],
 )
 def test_other_columns_than_expected(tmp_path, table, words):
-    (tmp_path / "t").write_bytes(schema.to_ipc(table))
+    schema.create_ipc(tmp_path / "t", table)
     with pytest.raises(CorruptFileError, match=words):
         schema.from_ipc(tmp_path / "t", schema.KEYS)
 

@@ -88,5 +88,5 @@ def test_order_by_id_when_first_words_are_equal():
     ids = np.zeros((6, 32), np.uint8)
     ids[:, 31] = [3, 1, 2, 1, 0, 3]
     tie_break = np.array([1, 5, 0, 4, 9, 0], np.uint64)
-    order = shard._order_by_id(schema.ids_view(ids), tie_break)
+    order = shard.order_by_id([schema.ids_view(ids)], [tie_break])
     assert order.tolist() == [4, 3, 1, 2, 5, 0]
