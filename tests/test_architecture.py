@@ -36,6 +36,7 @@ FLOORS = [
         "store.ring",
         "store.shard",
         "store.compaction",
+        "store.seen",
         "store.snapshot",
         "store.verify",
         "store.transaction",

@@ -43,8 +43,10 @@ def merge(shard_id: str, shards: Sequence[Shard]) -> Shard:
     )
 
 
-def write_merged(root: Path, shard_id: str, shards: Sequence[Shard]) -> ShardEntry:
-    """Write what is alive in `shards` as one shard with its rings; durable as `shard.write`.
+def write_merged(
+    root: Path, shard_id: str, shards: Sequence[Shard], *, min_ring_codes: int
+) -> ShardEntry:
+    """Write what is alive in `shards` as one shard; durable as `shard.write_parts` says.
 
     Holds at most some 150 bytes a member beside the mapped files, 250 below 17 million members.
     """
@@ -54,7 +56,7 @@ def write_merged(root: Path, shard_id: str, shards: Sequence[Shard]) -> ShardEnt
         shard_id,
         {"items": merged.items, "members": merged.members, "keys": merged.keys},
         {spec: partial(merged.codes, spec) for spec in merged.specs},
-        min_ring_codes=plan.MIN_RING_CODES,
+        min_ring_codes=min_ring_codes,
         threads=2 if sum(len(shard.members) for shard in shards) <= _TWO_TABLES else 1,
     )
 

@@ -21,6 +21,7 @@ from nearsearch import plan
 from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
 from nearsearch.kernels.keys import hash_strings
 from nearsearch.store import compaction, fs, manifest, schema, shard
+from nearsearch.store.seen import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from nearsearch.store.shard import RawCodes, Shard
 
 TOMBSTONES: Final = "tombstones"
-FLUSH_MEMBERS: Final = 1 << 21  # members held in memory before they go to disk, uncommitted
+FLUSH_MEMBERS: Final = 2_000_000  # held in memory before they go to disk, uncommitted
 ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
 _NEVER: Final = 1 << 62  # codes: no ring, the shard will be merged into another
 _SHARD_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}(\.tmp)?")
@@ -61,6 +62,8 @@ class Transaction:
         self._base = base
         self._entries = {entry.id: entry for entry in base.shards}
         self._shards = {opened.id: opened for opened in shards}  # on disk and pending, in order
+        self._live = {entry.id for entry in base.shards}
+        self._seen_keys, self._seen_items = Seen(), Seen()  # of shards that are written, not live
         self._touched: list[NDArray[np.bytes_]] = []
         self._columns = dict(base.columns)
         self.may_be_live = False
@@ -139,8 +142,7 @@ class Transaction:
             A column has another type than before.
         """
         self._check_usable()
-        if sum(len(opened.members) for opened in self._pending()) >= FLUSH_MEMBERS:
-            self._flush(_NEVER)
+        self._flush_if_large()
         keys = schema.one_array(batch.members["key"])
         hashes = hash_keys(batch.contribution, keys)
         ids = schema.ids_of(batch.members)
@@ -149,10 +151,12 @@ class Transaction:
         status[~kept] = UNCHANGED
         self._check_columns(batch.members.schema)
         replaced: list[tuple[Shard, NDArray[np.int64]]] = []
-        for opened in list(self._shards.values()):
-            position, row = self._same_key(opened, batch.contribution, keys, hashes)
+        for opened, asked in self._to_ask(self._seen_keys, hashes):
+            known = keys.take(pa.array(asked)), hashes[asked]
+            position, row = self._same_key(opened, batch.contribution, *known)
             if len(row) == 0:
                 continue
+            position = asked[position]
             old, new = opened.members.take(pa.array(row)), batch.members.take(pa.array(position))
             same = (opened.member_ids[row] == ids[position]) & _same_columns(old, new)
             status[position[same]] = UNCHANGED
@@ -170,6 +174,17 @@ class Transaction:
                 self._bury_members(opened, rows)
             self._settle()
         return status
+
+    def _to_ask(
+        self, seen: Seen, hashes: NDArray[np.uint64]
+    ) -> list[tuple[Shard, NDArray[np.int64]]]:
+        """Return the shards that may hold some of the hashes, each with the positions of those."""
+        known = seen.find(hashes)
+        return [
+            (opened, known if opened.id in self._entries.keys() - self._live else everything)
+            for everything in [np.arange(len(hashes))]
+            for opened in self._shards.values()
+        ]
 
     def _check_columns(self, found: pa.Schema) -> None:
         new = {c.name: str(c.type) for c in found if c.name not in schema.MEMBERS.names}
@@ -195,14 +210,15 @@ class Transaction:
         """Return a pending shard of the kept records and of the items that are new."""
         first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
         candidates = kept[first]
+        candidates = candidates[shard.order_by_id([ids[candidates]], None)]
         is_new = np.ones(len(candidates), np.bool_)
-        for opened in self._shards.values():
-            row = opened.find_items(ids[candidates])
-            is_new &= row < 0
+        for opened, asked in self._to_ask(self._seen_items, shard.first_words(ids[candidates])):
+            row = opened.find_items(ids[candidates[asked]])
+            is_new[asked] &= row < 0
             back = row[shard.contains(opened.dead_items, row)]
             if len(back):
                 self._touched.append(opened.item_ids[back])
-        new = candidates[is_new]
+        new = np.sort(candidates[is_new])
         item_of_record = np.full(len(ids), -1)
         item_of_record[new] = np.arange(len(new))
         raw = {}
@@ -232,55 +248,58 @@ class Transaction:
         return [opened for opened in self._shards.values() if opened.id not in self._entries]
 
     def _settle(self) -> None:
-        """Merge pending shards of similar size, so that n small batches cost n log n."""
+        """Merge pending shards of similar size, so that n small batches cost n log n, and flush."""
         pending = self._pending()
+        if sum(len(part.members) for part in pending) >= FLUSH_MEMBERS:
+            return  # the next batch writes them
         tail = [pending.pop()]
         size = len(tail[0].members)
         while pending and len(pending[-1].members) <= 2 * size:
             tail.append(pending.pop())
             size += len(tail[-1].members)
         if len(tail) > 1:
-            self._merge_in_memory(tail[::-1])
+            merged = compaction.merge(self._new_id(), tail[::-1])
+            for old in tail:
+                del self._shards[old.id]
+            self._shards[merged.id] = merged
 
-    def _merge_in_memory(self, parts: list[Shard]) -> None:
-        merged = compaction.merge(self._new_id(), parts)
-        for old in parts:
-            del self._shards[old.id]
-        self._shards[merged.id] = merged
-
-    def _flush(self, min_ring_codes: int) -> None:
-        """Write what is pending as one shard; it is on disk, and still not live."""
-        self._mark_dead_items()
+    def _flush_if_large(self) -> None:
+        """Write what is pending if it is much; it is on disk then, and still not live."""
         pending = self._pending()
-        if len(pending) > 1 or any(_has_dead(part) for part in pending):
-            self._merge_in_memory(pending)
-        for built in self._pending():
-            if len(built.members) == 0 and len(built.items) == 0:
-                del self._shards[built.id]
-                continue
-            entry = shard.write(self._root, built, min_ring_codes=min_ring_codes)
-            self._entries[built.id] = entry
-            self._shards[built.id] = shard.open_shard(self._root, entry)
+        if sum(len(part.members) for part in pending) < FLUSH_MEMBERS:
+            return
+        self._mark_dead_items()
+        written = self._write(self._pending(), _NEVER)
+        if written:
+            self._seen_keys.add(schema.numbers(written.keys["key_hash"]))
+            self._seen_items.add(shard.first_words(written.item_ids))
 
-    def _merge_on_disk(self, parts: list[Shard]) -> None:
-        merged = compaction.write_merged(self._root, self._new_id(), parts)
-        live = {entry.id for entry in self._base.shards}
+    def _write(self, parts: list[Shard], min_ring_codes: int) -> Shard | None:
+        """Put one shard on disk in the place of several, without their dead, if any is alive."""
+        is_whole = len(parts) == 1 and not _has_dead(parts[0])
+        if is_whole and parts[0].id not in self._entries:
+            entry = shard.write(self._root, parts[0], min_ring_codes=min_ring_codes)
+        else:
+            new = self._new_id()
+            entry = compaction.write_merged(self._root, new, parts, min_ring_codes=min_ring_codes)
         for old in parts:
             del self._shards[old.id]
-            if self._entries.pop(old.id, None) and old.id not in live:
+            if self._entries.pop(old.id, None) and old.id not in self._live:
                 fs.remove(self._root / shard.SHARDS / old.id)
-        if merged.items or merged.members:
-            self._entries[merged.id] = merged
-            self._shards[merged.id] = shard.open_shard(self._root, merged)
-        else:
-            fs.remove(self._root / shard.SHARDS / merged.id)
+        if not entry.items and not entry.members:
+            fs.remove(self._root / shard.SHARDS / entry.id)
+            return None
+        self._entries[entry.id] = entry
+        self._shards[entry.id] = shard.open_shard(self._root, entry)
+        return self._shards[entry.id]
 
     def compact(self) -> None:
         """Merge all shards into one, without the dead and with rings, if that changes anything."""
         self._check_usable()
         self._mark_dead_items()
-        if compaction.is_worthwhile(list(self._shards.values())):
-            self._merge_on_disk(list(self._shards.values()))
+        parts = list(self._shards.values())
+        if compaction.is_worthwhile(parts):
+            self._write(parts, plan.MIN_RING_CODES)
 
     # --- commit -------------------------------------------------------------------------------
 
@@ -291,11 +310,10 @@ class Transaction:
         """
         self._check_usable()
         self._mark_dead_items()
-        live = {entry.id for entry in self._base.shards}
-        own = [opened for opened in self._shards.values() if opened.id not in live]
-        if len(own) > len(self._pending()):
-            self._merge_on_disk(own)  # what was flushed on the way becomes one shard
-        self._flush(plan.MIN_RING_CODES_AT_COMMIT)
+        own = [opened for opened in self._shards.values() if opened.id not in self._live]
+        is_written = len(own) == 1 and own[0].id in self._entries  # by `compact`
+        if own and not is_written:
+            self._write(own, plan.MIN_RING_CODES_AT_COMMIT)
         entries = tuple(
             self._bury(self._shards[key], entry) for key, entry in self._entries.items()
         )
@@ -318,8 +336,7 @@ class Transaction:
         """Remove the shards this transaction wrote, unless a commit may have made them live."""
         if self.may_be_live:
             return  # what turns out to be garbage, the next writer collects
-        live = {entry.id for entry in self._base.shards}
-        for key in self._entries.keys() - live:
+        for key in self._entries.keys() - self._live:
             fs.remove(self._root / shard.SHARDS / key)
 
     def _check_usable(self) -> None:
