@@ -186,7 +186,7 @@ class RingWarning(UserWarning):
         self.path, self.spec, self.reason = str(path), spec, reason
         super().__init__(
             f"{self.path}: the ring of {spec} cannot be used ({reason}); searches scan all codes "
-            "of the shard, with the same answers. Restore the file from a copy"
+            f"of the shard, with the same answers. To build it anew: nearsearch compact {self.path}"
         )
 
 

@@ -21,15 +21,9 @@ from nearsearch.records import Marks, batch_of_codes, batch_of_files
 from nearsearch.spec import check_computable, get_spec
 from nearsearch.store import fs, schema
 from nearsearch.store import manifest as manifests
+from nearsearch.store.garbage import TOMBSTONES, garbage
 from nearsearch.store.shard import SHARDS, open_shard
-from nearsearch.store.transaction import (
-    ADDED,
-    REPLACED,
-    TOMBSTONES,
-    UNCHANGED,
-    Transaction,
-    garbage,
-)
+from nearsearch.store.transaction import ADDED, REPLACED, UNCHANGED, Transaction
 from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -158,6 +152,11 @@ class Writer:
     def generation(self) -> int:
         """Number of the last commit; 0 before the first."""
         return self._manifest.generation
+
+    @property
+    def n_shards(self) -> int:
+        """Number of live shards; a search asks each in turn."""
+        return len(self._manifest.shards)
 
     def add_files(
         self,
@@ -342,7 +341,8 @@ class Writer:
         """Merge everything into one shard, drop what was replaced, and commit.
 
         Searches ask each shard in turn, so one is fastest; it gets a band index from 65,536 codes
-        on. Contents do not change. The old files stay until eight more commits were made.
+        on, also where it had one that is damaged. Contents do not change. The old files stay until
+        eight more commits were made.
 
         Returns
         -------

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -691,6 +692,22 @@ def test_verify_of_a_sound_index(small_index, cli):
     assert json.loads(ran.out) == {"sound": True, "damage": []}
 
 
+def test_compact(small_index, mine, cli):
+    ask = ("query", mine, "--code", small_index.codes["a.jpg"], "--format", "jsonl")
+    answer = cli(*ask).out
+    ran = cli("compact", mine)
+    assert (ran.code, ran.err) == (0, "")
+    assert re.fullmatch(r"2 shards became 1: generation 3, 6 items, \d+\.\d s\n", ran.out)
+    assert cli("compact", mine).out == "nothing to do: generation 3, 6 items\n"
+    ran = cli("compact", mine, "--json")
+    facts = json.loads(ran.out)
+    assert facts.pop("seconds") >= 0
+    assert facts == {"generation": 3, "shards_before": 1, "shards": 1, "items": 6}
+    assert cli("verify", mine).code == 0
+    assert cli(*ask).out == answer != ""
+    assert cli("compact", "nowhere.ns").code == 2
+
+
 def test_verify_names_what_is_damaged(mine, cli):
     damaged = next(mine.rglob("*.faiss"))
     data = bytearray(damaged.read_bytes())
@@ -712,7 +729,7 @@ def test_verify_names_what_is_damaged(mine, cli):
 
 
 def every_command(path: object, code: str) -> list[tuple]:
-    return [("query", path, "--code", code), ("info", path), ("verify", path)]
+    return [("query", path, "--code", code), ("info", path), ("verify", path), ("compact", path)]
 
 
 def test_no_index_there(here, small_index, cli):
@@ -803,7 +820,7 @@ def test_an_index_that_another_process_writes(mine, small_index, cli):
 
 # --- help -------------------------------------------------------------------------------------
 
-COMMANDS = ["add", "query", "info", "verify"]
+COMMANDS = ["add", "query", "info", "verify", "compact"]
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -811,14 +828,14 @@ def test_help(cli, command):
     ran = cli(*([command] if command else []), "-h")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith(f"usage: nearsearch {command or '[-h]'}")
-    assert "exit status: 0" in ran.out or command == "info"
+    assert "exit status: 0" in ran.out or command in ("info", "compact")
 
 
 def test_every_argument_of_every_command_is_explained():
-    from nearsearch.cli import add, demo, inspect, query
+    from nearsearch.cli import add, compact, demo, inspect, query
 
     commands = argparse.ArgumentParser().add_subparsers()
-    for module in (add, query, inspect, demo):
+    for module in (add, query, inspect, compact, demo):
         module.register(commands)
     assert set(COMMANDS) <= set(commands.choices)
     unexplained = [

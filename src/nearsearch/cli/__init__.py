@@ -28,7 +28,7 @@ a first try: nearsearch demo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     # Each module is imported here and not above, so that `-h` of one does not load the others.
-    from nearsearch.cli import add, demo, inspect, query
+    from nearsearch.cli import add, compact, demo, inspect, query
 
     parser = _Parser(
         prog="nearsearch",
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nearsearch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (add, query, inspect, demo):
+    for module in (add, query, inspect, compact, demo):
         module.register(commands)
     options, rest = parser.parse_known_args(arguments)
     # argparse gives `query INDEX --option FILE` an empty FILE list, and FILE back as a rest.

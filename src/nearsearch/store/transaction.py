@@ -6,7 +6,6 @@ live before `commit`, and `discard` removes what was written.
 
 from __future__ import annotations
 
-import re
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from nearsearch import plan
 from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
 from nearsearch.kernels.keys import hash_strings
 from nearsearch.store import compaction, fs, manifest, schema, shard
+from nearsearch.store.garbage import TOMBSTONES
 from nearsearch.store.seen import Seen
 
 if TYPE_CHECKING:
@@ -32,12 +32,9 @@ if TYPE_CHECKING:
     from nearsearch.store.manifest import Manifest, ShardEntry
     from nearsearch.store.shard import RawCodes, Shard
 
-TOMBSTONES: Final = "tombstones"
 FLUSH_MEMBERS: Final = 2_000_000  # held in memory before they go to disk, uncommitted
 ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
 _NEVER: Final = 1 << 62  # codes: no ring, the shard will be merged into another
-_SHARD_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}(\.tmp)?")
-_TOMBSTONES_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}-[0-9]{6,}-[0-9a-f]{8}\.arrow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +295,18 @@ class Transaction:
         self._check_usable()
         self._mark_dead_items()
         parts = list(self._shards.values())
-        if compaction.is_worthwhile(parts):
+        if compaction.is_worthwhile(parts) or any(map(self._has_damaged_ring, parts)):
             self._write(parts, plan.MIN_RING_CODES)
+
+    def _has_damaged_ring(self, opened: Shard) -> bool:
+        """Read the rings of a shard: what else is damaged cannot be built anew."""
+        entry = self._entries.get(opened.id)
+        files = [] if entry is None else entry.files.items()
+        return any(
+            fs.checksum(self._root / file.name) != (file.size, file.sha256)
+            for role, file in files
+            if role.startswith("ring/")
+        )
 
     # --- commit -------------------------------------------------------------------------------
 
@@ -477,21 +484,3 @@ def _same_values(left: Any, right: Any) -> NDArray[np.bool_]:
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested types, or null against typed
         pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
         return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))
-
-
-def garbage(root: Path, kept: list[Manifest]) -> list[Path]:
-    """Return the shards and tombstones that none of the manifests names, by our names only."""
-    named = {
-        part
-        for listed in kept
-        for entry in listed.shards
-        for file in [*entry.files.values(), *([entry.tombstones] if entry.tombstones else [])]
-        for part in (file.name, file.name.rpartition("/")[0])
-    }
-    unnamed = [
-        path
-        for folder, pattern in ((shard.SHARDS, _SHARD_NAME), (TOMBSTONES, _TOMBSTONES_NAME))
-        for path in (root / folder).iterdir()
-        if pattern.fullmatch(path.name) and f"{folder}/{path.name}" not in named
-    ]
-    return unnamed + manifest.temporaries(root)

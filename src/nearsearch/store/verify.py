@@ -71,7 +71,12 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         for role, file in _files(entry):
             problem = _problem(root / file.name, file)
             if problem and role.startswith("ring/"):
-                costs = f"speed only: searches of shard {entry.id} scan its codes"
+                is_used = fs.size_of(root / file.name) == file.size
+                costs = (
+                    f"searches of shard {entry.id} may miss matches"
+                    if is_used
+                    else f"speed only: searches of shard {entry.id} scan its codes"
+                ) + "; nearsearch compact builds it anew"
                 yield Damage(str(root / file.name), problem, costs)
             elif problem:
                 is_whole = False
