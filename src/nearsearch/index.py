@@ -415,16 +415,11 @@ class Index:
         bound = spec.default_radius if radius is None else _whole("radius", radius, 0, spec.bits)
         most = None if limit is None else _whole("limit", limit, 1, 1 << 62)
         expression = self._filter(where)
-        asked = np.arange(len(codes)) if usable is None else np.flatnonzero(usable)
-        queries, rows, distances = range_search(
-            self.snapshot,
-            spec.name,
-            codes if usable is None else np.ascontiguousarray(codes[asked]),
-            bound,
-            min_quality,
-        )
-        offsets, rows, distances = canonical(asked[queries], rows, distances, len(codes))
-
+        asked = codes if usable is None else np.ascontiguousarray(codes[usable])
+        queries, rows, distances = range_search(self.snapshot, spec.name, asked, bound, min_quality)
+        if usable is not None:
+            queries = np.flatnonzero(usable)[queries]
+        offsets, rows, distances = canonical(queries, rows, distances, len(codes))
         matches = self._matches(offsets, rows, distances, spec, names, failures)
         return matches.narrowed(expression, most)
 

@@ -147,6 +147,8 @@ def canonical(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
     """Return offsets, rows and distances of matches in any order, sorted as `Matches` says."""
     if n_queries == 1:
+        if len(rows) < 2:
+            return np.array([0, len(rows)]), rows, distances
         order = np.lexsort((rows, distances))
         return np.array([0, len(rows)]), rows[order], distances[order]
     order = np.lexsort((rows, distances, queries))
