@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nearsearch.errors import FormatError, FormatTooNewError, NearsearchError
+from nearsearch.errors import FormatError, FormatTooNewError, NearsearchError, RingWarning
 from nearsearch.store import fs, schema
 from nearsearch.store import manifest as manifests
+from nearsearch.store import ring as rings
 from nearsearch.store.shard import open_shard
 
 if TYPE_CHECKING:
@@ -71,12 +73,7 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         for role, file in _files(entry):
             problem = _problem(root / file.name, file)
             if problem and role.startswith("ring/"):
-                is_used = fs.size_of(root / file.name) == file.size
-                costs = (
-                    f"searches of shard {entry.id} may miss matches"
-                    if is_used
-                    else f"speed only: searches of shard {entry.id} scan its codes"
-                ) + "; nearsearch compact builds it anew"
+                costs = _costs_of_ring(root, manifest, entry, role.split("/")[1])
                 yield Damage(str(root / file.name), problem, costs)
             elif problem:
                 is_whole = False
@@ -119,6 +116,17 @@ def _problem(path: Path, file: File) -> str | None:
 
 def _costs(entry: ShardEntry) -> str:
     return f"shard {entry.id}: {entry.items:,} items, {entry.members:,} members"
+
+
+def _costs_of_ring(root: Path, manifest: Manifest, entry: ShardEntry, spec: str) -> str:
+    bits = {known.name: known.bits for known in manifest.specs}[spec]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RingWarning)
+        ring = rings.open_ring(root, entry.files, spec, entry.codes[spec], bits)
+    remedy = "nearsearch compact builds it anew"
+    if ring is None:
+        return f"speed only: searches of shard {entry.id} scan its codes; {remedy}"
+    return f"matches: searches of shard {entry.id} may miss some; {remedy}"
 
 
 def _inconsistencies(shard: Shard) -> Iterator[str]:
