@@ -138,6 +138,20 @@ def test_any_bands_and_any_thresholds(seed, radius):
     assert sorted(found) == sorted(truth(queries, codes, radius))
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), radius=st.integers(0, 14), limit=st.floats(0, 5000))
+def test_a_query_that_turns_out_dear_is_left_to_the_scan_whole(seed, radius, limit):
+    """Clusters fill buckets more than estimated; no half of such an answer may remain."""
+    rng = np.random.default_rng(seed)
+    codes = make_codes(rng, 500, 64, "clustered")
+    ring = in_memory(codes, [16] * 4, rng.permutation(64))
+    queries = np.array([flip(codes[i], rng.permutation(64)[: i % 15]) for i in range(20)])
+    found, state = probe(ring, codes, queries, radius, (1.0, 5.0, limit))
+    expected = [match for match in truth(queries, codes, radius) if state[match[0]] == 1]
+    assert sorted(found) == sorted(expected)
+    assert set(state.tolist()) <= {1, 2}
+
+
 def in_memory(codes, widths, permutation, longest_chain=32):
     """A ring by the slow, obvious way: sort the keys of each band. Short chains, as rings of very
     many codes have them, must be as right as long ones."""

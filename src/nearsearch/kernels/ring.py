@@ -233,14 +233,21 @@ def _estimate(
     candidate_cost: float,
     costs: NDArray[np.float64],
 ) -> None:
-    """Write what each threshold of each band costs: the query's own bucket is counted exactly, the
-    others taken as average, so that a common value in one band turns the search to the others.
+    """Write what each threshold of each band costs, so that a common value in one band turns the
+    search to the others. The query's own bucket is counted exactly, and where it is far above the
+    average the buckets one bit away too; further ones are taken to be like those, or average.
     """
     for band in range(layout.shape[0]):
-        width = layout[band, 1]
-        own = layout[band, 2] + np.int64(keys[band])
+        width, base = layout[band, 1], layout[band, 2]
+        own = base + np.int64(keys[band])
         n_candidates = np.float64(np.int64(offsets[own + 1]) - np.int64(offsets[own]))
         average = n / np.float64(_ONE << np.uint64(width))
+        if n_candidates > 16 + 4 * average:
+            n_near = np.float64(0)
+            for bit in range(width):
+                near = base + np.int64(keys[band] ^ (_ONE << np.uint64(bit)))
+                n_near += np.float64(np.int64(offsets[near + 1]) - np.int64(offsets[near]))
+            average = max(average, n_near / width)
         n_probes = shell = 1.0
         costs[band, 0] = 0.0
         costs[band, 1] = probe_cost + candidate_cost * n_candidates
@@ -417,8 +424,7 @@ def search(
             out_state[q] = 2
             continue
         _limit_chains(layout, thresholds, limits)
-        n_before = n_out
-        is_full = False
+        n_before, is_full, budget = n_out, False, costs[2]
         for band in range(n_bands):
             if thresholds[band] < 0:
                 continue
@@ -426,6 +432,7 @@ def search(
             next_limit, chain_limit = limits[band, 0], limits[band, 2]
             next_mask = _ALL >> np.uint64(64 - limits[band, 1])
             count = _ball(band_keys[band], layout[band, 1], thresholds[band], keys, ends)
+            budget -= costs[0] * count
             for i in range(min(_AHEAD_OFFSETS, count)):
                 _prefetch(offsets, base + np.int64(keys[i]))
             distance = 0
@@ -439,10 +446,13 @@ def search(
                     lows[ahead] = np.int64(offsets[at])
                     highs[ahead] = min(np.int64(offsets[at + 1]), n)
                     if lows[ahead] < highs[ahead]:
+                        budget -= costs[1] * (highs[ahead] - lows[ahead])
                         _prefetch(postings, 3 * (first_posting + lows[ahead]))
                         _prefetch(postings, 3 * (first_posting + highs[ahead]) - 1)
                 if step < 0:
                     continue
+                if budget < 0:
+                    break
                 while step >= ends[distance]:
                     distance += 1
                 for i in range(lows[step], highs[step]):
@@ -475,13 +485,12 @@ def search(
                     n_out += 1
                 if is_full:
                     break
-            if is_full:
+            if is_full or budget < 0:
                 break
-        if is_full and n_before > 0:
+        if is_full and budget >= 0 and n_before > 0:
             return n_before  # the caller empties the output and comes back to this query
-        if is_full:
-            out_state[q] = 2  # more matches than room: a scan has no such bound
+        # Scanned: more matches than room, or fuller buckets than estimated, which a scan bounds.
+        out_state[q] = 2 if is_full or budget < 0 else 1
+        if out_state[q] == 2:
             n_out = n_before
-        else:
-            out_state[q] = 1
     return n_out
