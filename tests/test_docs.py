@@ -135,3 +135,28 @@ def test_documents_name_no_machine():
     words = re.compile(r"/(home|root|work|tmp)/|://(?!www\.apache|creativecommons)")
     for path in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         assert not words.search(path.read_text()), path
+
+
+def benchmarked(n: int) -> tuple[str, str]:
+    """Median and ratio to the faster of FAISS's two scans, of the committed run at radius 31."""
+    path = ROOT / "bench" / "results" / "2026-11-23-xeon-2-cores" / "results.csv"
+    with path.open(newline="") as file:
+        (row,) = [
+            row
+            for row in csv.DictReader(file)
+            if (row["kind"], row["codes"], row["radius"]) == ("uniform", str(n), "31")
+        ]
+    scans = [float(row[name]) for name in ("faiss_flat_us", "faiss_mapped_us") if row[name]]
+    p50 = float(row["p50_us"])
+    return f"{p50 / 1e3:.3f} ms", f"{min(scans) / p50:.0f}"
+
+
+def test_figures_are_those_of_the_committed_run():
+    from nearsearch.cli import demo
+
+    for codes, median, ratio in demo._BENCHMARK:
+        assert (median, ratio) == benchmarked(int(codes.replace(",", "")))
+    readme = (ROOT / "README.md").read_text()
+    for n in (10_000_000, 100_000_000):
+        median, ratio = benchmarked(n)
+        assert f"| {n:,} | {median} | {ratio} |" in readme

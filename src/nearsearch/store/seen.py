@@ -33,6 +33,8 @@ class Seen:
 
     def find(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return the positions, ascending, of the hashes that are in the set."""
+        if not self._runs:
+            return np.empty(0, np.int64)
         order = np.argsort(hashes)
         needles = hashes[order]
         found = np.zeros(len(hashes), np.bool_)

@@ -176,11 +176,11 @@ class Transaction:
         self, seen: Seen, hashes: NDArray[np.uint64]
     ) -> list[tuple[Shard, NDArray[np.int64]]]:
         """Return the shards that may hold some of the hashes, each with the positions of those."""
-        known = seen.find(hashes)
+        known, everything = seen.find(hashes), np.arange(len(hashes))
+        written = self._entries.keys() - self._live
         return [
-            (opened, known if opened.id in self._entries.keys() - self._live else everything)
-            for everything in [np.arange(len(hashes))]
-            for opened in self._shards.values()
+            (opened, known if key in written else everything)
+            for key, opened in self._shards.items()
         ]
 
     def _check_columns(self, found: pa.Schema) -> None:
@@ -279,6 +279,11 @@ class Transaction:
         else:
             new = self._new_id()
             entry = compaction.write_merged(self._root, new, parts, min_ring_codes=min_ring_codes)
+        try:
+            written = shard.open_shard(self._root, entry)
+        except BaseException:  # the old ones stay, and the caller may try again
+            fs.remove(self._root / shard.SHARDS / entry.id)
+            raise
         for old in parts:
             del self._shards[old.id]
             if self._entries.pop(old.id, None) and old.id not in self._live:
@@ -286,9 +291,8 @@ class Transaction:
         if not entry.items and not entry.members:
             fs.remove(self._root / shard.SHARDS / entry.id)
             return None
-        self._entries[entry.id] = entry
-        self._shards[entry.id] = shard.open_shard(self._root, entry)
-        return self._shards[entry.id]
+        self._entries[entry.id], self._shards[entry.id] = entry, written
+        return written
 
     def compact(self) -> None:
         """Merge all shards into one, without the dead and with rings, if that changes anything."""
@@ -297,6 +301,12 @@ class Transaction:
         parts = list(self._shards.values())
         if compaction.is_worthwhile(parts) or any(map(self._has_damaged_ring, parts)):
             self._write(parts, plan.MIN_RING_CODES)
+
+    def _is_finished(self, opened: Shard) -> bool:
+        return opened.id in self._entries and all(
+            rows.ring is not None or len(rows.codes) < plan.MIN_RING_CODES_AT_COMMIT
+            for rows in opened.codes.values()
+        )
 
     def _has_damaged_ring(self, opened: Shard) -> bool:
         """Read the rings of a shard: what else is damaged cannot be built anew."""
@@ -318,8 +328,7 @@ class Transaction:
         self._check_usable()
         self._mark_dead_items()
         own = [opened for opened in self._shards.values() if opened.id not in self._live]
-        is_written = len(own) == 1 and own[0].id in self._entries  # by `compact`
-        if own and not is_written:
+        if own and not (len(own) == 1 and self._is_finished(own[0])):
             self._write(own, plan.MIN_RING_CODES_AT_COMMIT)
         entries = tuple(
             self._bury(self._shards[key], entry) for key, entry in self._entries.items()
