@@ -1,5 +1,6 @@
 """The documents say what the code does."""
 
+import csv
 import os
 import re
 import subprocess
