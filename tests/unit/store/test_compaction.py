@@ -142,3 +142,26 @@ def test_a_commit_is_one_shard_however_often_it_went_to_disk(tmp_path, monkeypat
     (only,) = shards(root)
     assert (len(only.items), len(only.members)) == (300, 350)
     assert fs.size_of(root / "CURRENT")
+
+
+def test_a_shard_that_does_not_open_costs_nothing(many, monkeypatch):
+    """As with too many open files: nothing is let go before the new shard is there."""
+    before = members(many)
+    real, calls = shard.open_shard, []
+
+    def fails_once(root, entry):
+        calls.append(entry.id)
+        if len(calls) == 1:
+            raise OSError("too many open files (made by the test)")
+        return real(root, entry)
+
+    with ns.Writer.open(many) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(shard, "open_shard", fails_once)
+            with pytest.raises(OSError, match="made by the test"):
+                writer.compact()
+            assert not (many / "shards" / calls[0]).exists()
+            writer.compact()
+        assert writer.n_shards == 1
+    assert members(many) == before
+    assert ns.verify(many) == []
