@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nearsearch import Index, Writer
+from nearsearch import Index, Writer, plan
 from nearsearch.store.schema import HIT_COLUMNS
 from nearsearch.version import __version__
 
@@ -708,6 +708,24 @@ def test_compact(small_index, mine, cli):
     assert cli("compact", "nowhere.ns").code == 2
 
 
+def test_a_lost_ring_is_one_warning_and_compact_builds_it_anew(mine, cli, run_cli, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "MIN_RING_CODES", 1)
+        cli("compact", mine)
+    next(mine.rglob("*.ring.offsets.npy")).unlink()
+    ran = run_cli("info", str(mine))
+    assert ran.returncode == 0
+    assert b"found no file" in ran.stderr
+    warning = one_clear_line(ran.stderr.decode().replace("warning", "error"))
+    assert warning.endswith(f"compact {mine}\n")
+    ran = run_cli("verify", str(mine))
+    assert ran.returncode == 2
+    assert ran.stderr.decode().splitlines()[-1] == f"1 problems: nearsearch compact {mine}"
+    ran = run_cli("compact", str(mine))
+    assert ran.stdout.startswith(b"1 shard written anew: generation 4, ")
+    assert cli("verify", mine).code == 0
+
+
 def test_verify_names_what_is_damaged(mine, cli):
     damaged = next(mine.rglob("*.faiss"))
     data = bytearray(damaged.read_bytes())
@@ -717,7 +735,7 @@ def test_verify_names_what_is_damaged(mine, cli):
     ran = cli("verify", mine)
     assert ran.code == 2
     assert ran.out.startswith(f"{damaged}: its SHA-256 is not the one it was written with (costs ")
-    assert ran.err == "1 problems: restore the index from a copy\n"
+    assert ran.err == "1 problems: restore from a copy\n"
     ran = cli("verify", mine, "--json")
     assert ran.code == 2
     report = json.loads(ran.out)

@@ -216,5 +216,11 @@ def test_errors_survive_the_way_between_processes(case):
 def test_the_warning_says_what_it_costs():
     warning = errors.RingWarning(Path("known.ns"), "pdq", "a file is gone")
     assert (warning.path, warning.spec, warning.reason) == ("known.ns", "pdq", "a file is gone")
-    for words in ("known.ns", "ring of pdq", "a file is gone", "with the same answers", "Restore"):
+    for words in (
+        "known.ns",
+        "ring of pdq",
+        "a file is gone",
+        "with the same answers",
+        "compact known",
+    ):
         assert words in str(warning)

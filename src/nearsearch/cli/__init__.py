@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import traceback
+import warnings
 from typing import TYPE_CHECKING, NoReturn
 
 from nearsearch.errors import NearsearchError
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.files += rest[:end] + rest[end + 1 :]
     _allow_many_files()
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -74,6 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 2
     return status
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning as one line, without the place in our code that it comes from."""
+    from nearsearch.cli.output import printable
+
+    sys.stderr.write(f"nearsearch: warning: {printable(str(message))}\n")
 
 
 def _allow_many_files() -> None:

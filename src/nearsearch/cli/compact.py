@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
     elif after == before:
         sys.stdout.write(f"nothing to do: generation {after}, {n_items:,} items\n")
     else:
-        sys.stdout.write(
-            f"{n_before:,} shards became {n_after:,}: generation {after}, {n_items:,} items, "
-            f"{seconds:.1f} s\n"
+        what = (
+            "1 shard written anew" if n_before == 1 else f"{n_before:,} shards became {n_after:,}"
         )
+        sys.stdout.write(f"{what}: generation {after}, {n_items:,} items, {seconds:.1f} s\n")
     return 0

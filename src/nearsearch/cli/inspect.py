@@ -78,7 +78,9 @@ def run_verify(options: argparse.Namespace) -> int:
         print_line = f"{entry.path}: {entry.problem} (costs {entry.costs})"
         sys.stdout.write(printable(print_line) + "\n")
     if damage:
-        console.print(f"{len(damage):,} problems: restore the index from a copy")
+        is_derived = all("nearsearch compact" in entry.costs for entry in damage)
+        remedy = f"nearsearch compact {options.index}" if is_derived else "restore from a copy"
+        console.print(f"{len(damage):,} problems: {printable(remedy)}")
         return 2
     sys.stdout.write("sound: every file is as it was written\n")
     return 0

@@ -204,7 +204,9 @@ def _map(root: Path, file: File | None) -> NDArray[Any]:
         raise ValueError("a file of it is not in the manifest")
     path = root / file.name
     if fs.size_of(path) != file.size or file.size < _HEADER:
-        raise ValueError(f"{file.name}: expected {file.size} bytes, found {fs.size_of(path)}")
+        found = fs.size_of(path)
+        actual = "no file" if found is None else f"{found} bytes"
+        raise ValueError(f"{file.name}: expected {file.size} bytes, found {actual}")
     header = io.BytesIO(fs.read_file(path, 1 << 10))
     np.lib.format.read_magic(header)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)

@@ -313,7 +313,8 @@ class Transaction:
         entry = self._entries.get(opened.id)
         files = [] if entry is None else entry.files.items()
         return any(
-            fs.checksum(self._root / file.name) != (file.size, file.sha256)
+            fs.size_of(self._root / file.name) != file.size
+            or fs.checksum(self._root / file.name).sha256 != file.sha256
             for role, file in files
             if role.startswith("ring/")
         )
