@@ -43,7 +43,7 @@ RADII: Final = (0, 8, 16, 24, 31, 40, 48, 64)
 CHUNK: Final = 1_000_000
 N_OURS, N_RIVAL, N_BATCH = 400, 15, 10_000
 HEAP_CODES: Final = 10_000_000  # beyond, FAISS reads the mapped file only
-SLOW_RIVAL_CODES: Final = 1_000_000  # usearch takes 70 ms a query there; building the others, 30 s
+SLOW_RIVAL_CODES: Final = 1_000_000  # see "Unfair to rivals" in the notes below
 SLOW_RIVAL_RADIUS: Final = 31
 
 COLD: Final = """

@@ -21,8 +21,8 @@ from nearsearch.records import Marks, batch_of_codes, batch_of_files
 from nearsearch.spec import check_computable, get_spec
 from nearsearch.store import fs, schema
 from nearsearch.store import manifest as manifests
-from nearsearch.store.garbage import TOMBSTONES, garbage
-from nearsearch.store.shard import SHARDS, open_shard
+from nearsearch.store.garbage import garbage
+from nearsearch.store.shard import SHARDS, TOMBSTONES, open_shard
 from nearsearch.store.transaction import ADDED, REPLACED, UNCHANGED, Transaction
 from nearsearch.workers import WorkerPool
 
@@ -329,6 +329,8 @@ class Writer:
         OSError
             The disk is full, or another fault of the system. If the commit had begun, whether it is
             live is unknown; open the index again to see.
+        MetadataError
+            A column of 32-bit offsets has more than 2 GB of text.
         OutcomeUnknownError
             An earlier commit of this writer failed after it had begun.
         """
@@ -342,7 +344,8 @@ class Writer:
 
         Searches ask each shard in turn, so one is fastest; it gets a band index from 65,536 codes
         on, also where it had one that is damaged. Contents do not change. The old files stay until
-        eight more commits were made.
+        eight more commits were made. Other damage is copied unseen, and gets a checksum that fits:
+        `nearsearch.verify` first where there is doubt.
 
         Returns
         -------
@@ -351,7 +354,7 @@ class Writer:
 
         Raises
         ------
-        OSError, OutcomeUnknownError
+        OSError, MetadataError, OutcomeUnknownError
             As `commit`. There must be room for a second copy of the index.
         """
         self._check_open()

@@ -18,8 +18,9 @@ def register(commands: Any) -> None:
         help="merge the shards of an index, so that searches are fastest",
         description="Merge all shards of an index into one, drop what was replaced, and build the "
         "band index that searches of 65,536 codes and more use. What the index answers does not "
-        "change, and searches go on meanwhile. The disk needs room for a second copy; the old "
-        "files stay until eight more commits were made.",
+        "change, and searches go on meanwhile. Damage is copied unseen: run `nearsearch verify` "
+        "first where there is doubt. The disk needs room for a second copy; the old files stay "
+        "until eight more commits were made.",
     )
     parser.add_argument("index", metavar="INDEX", help="the index directory")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

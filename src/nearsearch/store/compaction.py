@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nearsearch.store.manifest import ShardEntry
 
 _GONE: Final = np.iinfo(np.uint32).max  # new row of what is not taken over
-_TWO_TABLES: Final = 1 << 24  # members up to which two tables at a time are held: 4 GB
+_TWO_TABLES: Final = 1 << 24  # members up to which two tables at a time are made
 
 
 def merge(shard_id: str, shards: Sequence[Shard]) -> Shard:
@@ -48,7 +48,7 @@ def write_merged(
 ) -> ShardEntry:
     """Write what is alive in `shards` as one shard; durable as `shard.write_parts` says.
 
-    Holds at most some 150 bytes a member beside the mapped files, 250 below 17 million members.
+    With mapped files counted, a process took 5 GB for 10 million members, 24 for 100 million.
     """
     merged = _Merged(shards)
     return write_parts(
@@ -66,8 +66,7 @@ def is_worthwhile(shards: Sequence[Shard]) -> bool:
     if len(shards) != 1:
         return len(shards) > 1
     (shard,) = shards
-    has_dead = len(shard.dead_items) > 0 or len(shard.dead_members) > 0
-    return has_dead or any(
+    return shard.has_dead or any(
         rows.ring is None and len(rows.codes) >= plan.MIN_RING_CODES
         for rows in shard.codes.values()
     )
@@ -142,9 +141,7 @@ class _Merged:
     @cached_property
     def _member_order(self) -> NDArray[np.int64]:
         if all(
-            len(shard.dead_members) == 0
-            and len(shard.dead_items) == 0
-            and np.array_equal(shard.item_ids, shard.member_ids)
+            not shard.has_dead and np.array_equal(shard.item_ids, shard.member_ids)
             for shard in self._shards
         ):
             return self._item_order  # one member for each item: the usual case

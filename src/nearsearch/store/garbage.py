@@ -6,14 +6,13 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from nearsearch.store import manifest
-from nearsearch.store.shard import SHARDS
+from nearsearch.store.shard import SHARDS, TOMBSTONES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nearsearch.store.manifest import Manifest
 
-TOMBSTONES: Final = "tombstones"
 _SHARD_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}(\.tmp)?")
 _TOMBSTONES_NAME: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}-[0-9]{6,}-[0-9a-f]{8}\.arrow")
 

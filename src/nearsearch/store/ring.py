@@ -1,7 +1,8 @@
 """The ring of a shard on disk: built from the codes, and opened beside them.
 
 Three NumPy files for each spec: ``layout`` (how codes are cut), ``offsets`` (directories) and
-``postings``. All can be built again from the codes, so a missing or damaged ring costs speed only.
+``postings``. All can be built again from the codes. A missing ring, or one that cannot be opened,
+costs speed only; altered bytes cost matches, and `verify` finds them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Ring:
 
     Attributes
     ----------
-    layout : (bands, 3) int64
-        Start and width of each band in bits, and where its directory begins in `offsets`.
+    layout : (bands, 4) int64
+        Start and width of each band in bits, where its directory begins in `offsets`, and how many
+        bits stand beside each of its rows.
     table : (bytes, 256, words) uint64
         Where the bits of each byte of a code go.
     parity
@@ -67,6 +69,11 @@ def file_name(spec: str, part: str) -> str:
 def role(spec: str, part: str) -> str:
     """Return the role of the file in a manifest."""
     return f"ring/{spec}/{part}"
+
+
+def is_role(role: str) -> bool:
+    """Tell whether a role in a manifest is that of a ring's file."""
+    return role.startswith("ring/")
 
 
 def write(folder: Path, spec: str, codes: NDArray[np.uint8]) -> dict[str, fs.Written]:

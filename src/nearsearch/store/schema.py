@@ -97,9 +97,10 @@ def create_ipc(path: Path, table: pa.Table) -> fs.Written:
     MetadataError
         A column has more text than one batch can hold.
     """
-    batches = one_chunk(table).to_batches()
+    joined = one_chunk(table)
+    batches = joined.to_batches()
     if len(batches) > 1:  # columns of 32-bit offsets, 2 GB of text or more
-        longest = max(table.column_names, key=lambda name: one_chunk(table)[name].num_chunks)
+        longest = max(joined.column_names, key=lambda name: joined[name].num_chunks)
         raise MetadataError(longest, "more than 2 GB of text; give it as large_string")
     with (
         fs.create(path) as file,

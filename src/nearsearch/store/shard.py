@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nearsearch.store.ring import Ring
 
 SHARDS: Final = "shards"
+TOMBSTONES: Final = "tombstones"
 NO_ROWS: Final[NDArray[np.uint32]] = np.empty(0, np.uint32)
 
 # FAISS IndexBinaryFlat: fourcc, d, code_size, ntotal, is_trained, metric, bytes that follow.
@@ -104,6 +105,11 @@ class Shard:
     codes: Mapping[str, CodeRows]
     dead_items: NDArray[np.uint32]
     dead_members: NDArray[np.uint32]
+
+    @property
+    def has_dead(self) -> bool:
+        """Whether any item or member was replaced."""
+        return len(self.dead_items) > 0 or len(self.dead_members) > 0
 
     @cached_property
     def item_ids(self) -> NDArray[np.bytes_]:
@@ -392,7 +398,7 @@ def open_shard(root: Path, entry: ShardEntry) -> Shard:
         A file is missing, of another length, or does not hold what its name says. Contents are
         not read: that is `verify`.
     """
-    needed = [file for role, file in entry.files.items() if not role.startswith("ring/")]
+    needed = [file for role, file in entry.files.items() if not rings.is_role(role)]
     for file in [*needed, *([entry.tombstones] if entry.tombstones else [])]:
         found = fs.size_of(root / file.name)
         if found != file.size:

@@ -20,7 +20,7 @@ from nearsearch import plan
 from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
 from nearsearch.kernels.keys import hash_strings
 from nearsearch.store import compaction, fs, manifest, schema, shard
-from nearsearch.store.garbage import TOMBSTONES
+from nearsearch.store import ring as rings
 from nearsearch.store.seen import Seen
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class Transaction:
         return [opened for opened in self._shards.values() if opened.id not in self._entries]
 
     def _settle(self) -> None:
-        """Merge pending shards of similar size, so that n small batches cost n log n, and flush."""
+        """Merge pending shards of similar size, so that n small batches cost n log n."""
         pending = self._pending()
         if sum(len(part.members) for part in pending) >= FLUSH_MEMBERS:
             return  # the next batch writes them
@@ -273,7 +273,7 @@ class Transaction:
 
     def _write(self, parts: list[Shard], min_ring_codes: int) -> Shard | None:
         """Put one shard on disk in the place of several, without their dead, if any is alive."""
-        is_whole = len(parts) == 1 and not _has_dead(parts[0])
+        is_whole = len(parts) == 1 and not parts[0].has_dead
         if is_whole and parts[0].id not in self._entries:
             entry = shard.write(self._root, parts[0], min_ring_codes=min_ring_codes)
         else:
@@ -316,7 +316,7 @@ class Transaction:
             fs.size_of(self._root / file.name) != file.size
             or fs.checksum(self._root / file.name).sha256 != file.sha256
             for role, file in files
-            if role.startswith("ring/")
+            if rings.is_role(role)
         )
 
     # --- commit -------------------------------------------------------------------------------
@@ -392,9 +392,9 @@ class Transaction:
             },
             schema.TOMBSTONES,
         )
-        name = f"{TOMBSTONES}/{entry.id}-{self._new_id()}.arrow"
+        name = f"{shard.TOMBSTONES}/{entry.id}-{self._new_id()}.arrow"
         written = schema.create_ipc(self._root / name, table)
-        fs.sync_directory(self._root / TOMBSTONES)
+        fs.sync_directory(self._root / shard.TOMBSTONES)
         return replace(
             entry,
             tombstones=manifest.File(name, written.size, written.sha256),
@@ -407,10 +407,6 @@ class Transaction:
             return shard.NO_ROWS
         table = schema.from_ipc(self._root / entry.tombstones.name, schema.TOMBSTONES)
         return schema.numbers(table["items"].combine_chunks().flatten())
-
-
-def _has_dead(opened: Shard) -> bool:
-    return len(opened.dead_members) > 0 or len(opened.dead_items) > 0
 
 
 # --- helpers ----------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         is_whole = True
         for role, file in _files(entry):
             problem = _problem(root / file.name, file)
-            if problem and role.startswith("ring/"):
+            if problem and rings.is_role(role):
                 costs = _costs_of_ring(root, manifest, entry, role.split("/")[1])
                 yield Damage(str(root / file.name), problem, costs)
             elif problem:

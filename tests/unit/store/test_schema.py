@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nearsearch.errors import CorruptFileError
+from nearsearch.errors import CorruptFileError, MetadataError
 from nearsearch.store import schema
 
 TABLE = pa.table(
@@ -69,3 +69,14 @@ def test_ids_compare_like_bytes_also_when_they_end_in_zeros():
 def test_take_of_all_rows_is_the_table_itself():
     assert schema.take(TABLE, np.arange(2))["member"].chunk(0).equals(TABLE["member"].chunk(0))
     assert schema.take(TABLE, np.array([1]))["member"].to_pylist() == [1]
+
+
+def test_a_table_that_needs_two_batches_is_refused_and_not_cut(tmp_path, monkeypatch):
+    """Columns of 32-bit offsets stay in two chunks from 2 GB of text on."""
+    two = pa.table(
+        {"short": pa.chunked_array([["a", "b"]]), "long": pa.chunked_array([["c"], ["d"]])}
+    )
+    monkeypatch.setattr(schema, "one_chunk", lambda table: table)
+    with pytest.raises(MetadataError, match="'long': more than 2 GB of text"):
+        schema.create_ipc(tmp_path / "t", two)
+    assert not (tmp_path / "t").exists()
