@@ -145,7 +145,10 @@ def measure(kind: str, n: int) -> list[dict[str, Any]]:
             facts["disk_bytes_a_code"] = round(sum(f.size for f in entry.files.values()) / n, 1)
             sample = np.array(part.codes[:: max(1, len(part.codes) // 20_000)])
             engines: dict[str, Any] = {
-                "faiss_mapped_us": faiss.read_index_binary(str(part.path), faiss.IO_FLAG_MMAP_IFC)
+                "faiss_mapped_us": faiss.read_index_binary(
+                    str(index.snapshot.root / entry.files["codes/pdq"].name),
+                    faiss.IO_FLAG_MMAP_IFC,
+                )
             }
             if n <= HEAP_CODES:
                 engines["faiss_flat_us"] = faiss.IndexBinaryFlat(256)

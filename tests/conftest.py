@@ -63,6 +63,18 @@ def make_picture(seed: int, width: int = 240, height: int = 180) -> Image.Image:
     return Image.fromarray(make_picture(seed, "leaves", width, height))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--thorough", action="store_true", help="try every fault, not a sample: hours, not minutes"
+    )
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether every fault is to be tried."""
+    return bool(request.config.getoption("--thorough"))
+
+
 @pytest.fixture(scope="session")
 def picture() -> Callable[..., Image.Image]:
     """The function that makes pictures: ``picture(seed, width, height)``."""

@@ -1,6 +1,7 @@
 """The documents say what the code does."""
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -106,10 +107,47 @@ def test_format_page_has_the_schemas(heading, name):
     assert rows == [(field.name, str(field.type)) for field in getattr(schema, name)]
 
 
+def test_format_page_has_every_field_of_a_manifest(tmp_path):
+    import nearsearch as ns
+
+    with ns.Writer.open(tmp_path / "i.ns", create=True) as writer:
+        writer.add_codes(["ab" * 32])
+    (path,) = (tmp_path / "i.ns").glob("manifest-000001.json")
+    manifest = json.loads(path.read_text())
+    section = FORMAT.split("\n## Manifest\n")[1].split("\n## ")[0]
+    fields, commit = section.split("### A commit in the log")
+    bullets = set(re.findall(r"^- `(\w+)`:", fields, re.MULTILINE))
+    assert bullets == manifest.keys() - {"format_version", "generation", "written_by"}
+    named = set(re.findall(r"`([\w/<>]+)`", fields))
+    (shard,) = manifest["shards"]
+    for value in (manifest, shard, shard["files"]["items"], manifest["specs"][0], manifest["log"]):
+        assert value.keys() <= named
+    roles = {re.sub("pdq", "<spec>", role) for role in shard["files"]}
+    assert roles <= named
+    rows = re.findall(r"^\| (\w+) \| .+ \|$", commit, re.MULTILINE)
+    assert rows[1:] == list(manifest["log"]["newest"][0])
+
+
+def test_format_page_has_the_numbers_of_the_code():
+    from nearsearch.store import fs, log, manifest
+
+    assert f"`format_version` is {manifest.FORMAT_VERSION}." in FORMAT
+    assert f"{fs.EDGE:,} bytes" in FORMAT
+    assert f"more than {2 * fs.EDGE:,}\nbytes" in FORMAT
+    assert f"{log.ENTRIES_A_FILE} commits from" in FORMAT
+    assert f"at most {log.MOST_CONTRIBUTIONS};" in FORMAT
+    words = {8: "seven"}
+    assert f"the last {words[manifest.KEPT_MANIFESTS]}" in FORMAT
+
+
 def test_every_command_is_in_the_readme_and_has_help():
     from nearsearch.cli import main
 
-    for command in ("add", "query", "info", "verify", "demo"):
+    from nearsearch.cli import build_parser
+
+    (commands,) = (a for a in build_parser()._actions if type(a).__name__ == "_SubParsersAction")
+    assert len(commands.choices) >= 14
+    for command in commands.choices:
         assert f"nearsearch {command}" in README
         with pytest.raises(SystemExit) as stopped:
             main([command, "-h"])

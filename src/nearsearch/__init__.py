@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from nearsearch.ingest import Hashes, IngestReport, hash_files
     from nearsearch.matches import Failure, Matches
     from nearsearch.spec import Spec, get_spec
+    from nearsearch.store.log import Commit
+    from nearsearch.store.repair import Repair, repair
     from nearsearch.store.verify import Damage, verify
     from nearsearch.workers import Limits
     from nearsearch.writer import Writer
 
 _HOMES = {
+    "Commit": "store.log",
     "Damage": "store.verify",
     "Failure": "matches",
     "Hashes": "ingest",
@@ -30,6 +33,7 @@ _HOMES = {
     "IngestReport": "ingest",
     "Limits": "workers",
     "Matches": "matches",
+    "Repair": "store.repair",
     "Spec": "spec",
     "Writer": "writer",
     "dihedral_codes": "hashers",
@@ -37,10 +41,12 @@ _HOMES = {
     "get_spec": "spec",
     "hash_array": "hashers",
     "hash_files": "ingest",
+    "repair": "store.repair",
     "verify": "store.verify",
 }
 
 __all__ = [
+    "Commit",
     "Damage",
     "Failure",
     "Hashes",
@@ -48,6 +54,7 @@ __all__ = [
     "IngestReport",
     "Limits",
     "Matches",
+    "Repair",
     "Spec",
     "Writer",
     "__version__",
@@ -56,6 +63,7 @@ __all__ = [
     "get_spec",
     "hash_array",
     "hash_files",
+    "repair",
     "verify",
 ]
 

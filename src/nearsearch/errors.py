@@ -77,6 +77,15 @@ class UnknownColumnError(UsageError):
         super().__init__(f"no column {column!r}; the columns are: {', '.join(columns)}")
 
 
+class UnknownNameError(UsageError):
+    """There is no member of this contribution or source."""
+
+    def __init__(self, what: str, name: str, similar: Sequence[str]) -> None:
+        self.what, self.name, self.similar = what, name, list(similar)
+        hint = f"; is it one of {', '.join(map(repr, similar))}?" if similar else ""
+        super().__init__(f"the index has no {what} {name!r}{hint}")
+
+
 class FilterSyntaxError(UsageError):
     """A filter expression that cannot be read."""
 
@@ -129,6 +138,30 @@ class IndexLockedError(NearsearchError):
         )
 
 
+class GenerationNotKeptError(NearsearchError, LookupError):
+    """A generation that never was, or whose files are no longer kept."""
+
+    def __init__(
+        self, path: str | PathLike[str], generation: int, kept: Sequence[int | None]
+    ) -> None:
+        self.path, self.generation, self.kept = str(path), generation, list(kept)
+        super().__init__(
+            f"{self.path}: generation {generation} is not kept; "
+            f"those that are: {', '.join(map(str, kept))}"
+        )
+
+
+class EraseIncompleteError(NearsearchError):
+    """An erase is committed, but files that hold what was erased could not be removed."""
+
+    def __init__(self, path: str | PathLike[str], left: Sequence[str]) -> None:
+        self.path, self.left = str(path), list(left)
+        super().__init__(
+            f"{self.path}: what was erased is still in {', '.join(self.left)}, which could not be "
+            "removed; remove them, or open the index for writing once more"
+        )
+
+
 class OutcomeUnknownError(NearsearchError):
     """A commit failed after it had begun: it may be live, or not."""
 
@@ -163,9 +196,14 @@ class CorruptFileError(FormatError):
     ) -> None:
         self.path, self.what, self.expected, self.actual = str(path), what, expected, actual
         super().__init__(
-            f"{self.path}: {what}: expected {expected}, found {actual}; "
-            "run `nearsearch verify` to see what else is damaged, and restore from a copy"
+            f"{self.summary}; run `nearsearch verify` to see what else is damaged, and restore "
+            "from a copy, or save what is whole with `nearsearch repair`"
         )
+
+    @property
+    def summary(self) -> str:
+        """What is wrong, without what to do."""
+        return f"{self.path}: {self.what}: expected {self.expected}, found {self.actual}"
 
 
 class FormatTooNewError(FormatError):
@@ -187,6 +225,17 @@ class RingWarning(UserWarning):
         super().__init__(
             f"{self.path}: the ring of {spec} cannot be used ({reason}); searches scan all codes "
             f"of the shard, with the same answers. To build it anew: nearsearch compact {self.path}"
+        )
+
+
+class CompactionWarning(UserWarning):
+    """What was to be committed is; the merging of shards after it failed, and will be due again."""
+
+    def __init__(self, path: str | PathLike[str], reason: str) -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(
+            f"{self.path}: everything is committed, but shards could not be merged after that "
+            f"({reason}); the next commit will try again"
         )
 
 

@@ -109,11 +109,53 @@ class Matches:
             "query_index": pa.array(query),
             "distance": pa.array(self.distances[match]),
             "spec": spec,
+            "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(match)),
         }
         columns |= {name: table[name] for name in table.column_names}
         order = dict.fromkeys(["match", *self.columns, *columns])
         joined = pa.table({name: columns[name] for name in order})
         return joined if self.where is None else joined.filter(self.where)
+
+    def by_contribution(self) -> pa.Table:
+        """Return one row for each query and contribution with a match: does it belong to a series?
+
+        Columns: `query`, `query_index`, `contribution`, `distance` (of the nearest), `items`
+        (distinct contents that match), `members` (their appearances in this contribution), `key`
+        (of the nearest), `spec`, `generation`. Ordered by query, distance, contribution.
+        """
+        hits = self.to_arrow()
+        contribution = hits["contribution"].cast(pa.string())
+        hits = hits.set_column(
+            hits.column_names.index("contribution"), "contribution", contribution
+        )
+        by = ["query_index", "query", "contribution"]
+        order = {"use_threads": False}  # hits come nearest first, and so does the first of a group
+        items = hits.group_by([*by, "item_id"], **order).aggregate(
+            [("distance", "min"), ("key", "count"), ("key", "first")]
+        )
+        groups = items.group_by(by, **order).aggregate(
+            [
+                ("distance_min", "min"),
+                ("key_count", "sum"),
+                ("key_count", "count"),
+                ("key_first", "first"),
+            ]
+        )
+        table = pa.table(
+            {
+                "query": groups["query"],
+                "query_index": groups["query_index"],
+                "contribution": groups["contribution"],
+                "distance": groups["distance_min_min"],
+                "items": groups["key_count_count"],
+                "members": groups["key_count_sum"],
+                "key": groups["key_first_first"],
+                "spec": pa.repeat(self.spec.name, len(groups)),
+                "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(groups)),
+            }
+        )
+        by_distance = [("query_index", "ascending"), ("distance", "ascending")]
+        return table.sort_by([*by_distance, ("contribution", "ascending")])
 
     def narrowed(self, where: pc.Expression | None, limit: int | None) -> Matches:
         """Return these matches with those only that pass `where`, at most `limit` a query."""

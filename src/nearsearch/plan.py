@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # Nanoseconds, for 10 million uniform codes of 256 bits, warm, one core. For 12 bands they say 86 us
@@ -16,8 +18,37 @@ CANDIDATE_COST: Final = 6.3
 SCAN_COST: Final = 0.06  # a byte of codes; 0.04 in the last-level cache, 0.13 from memory
 MIN_RING_CODES: Final = 1 << 16  # see docs/decisions/002-the-ring.md
 MIN_RING_CODES_AT_COMMIT: Final = 1 << 21
+SMALL_SHARD: Final = 1 << 13  # members; up to here shards are merged whatever their sizes
+MOST_MERGED_AT_COMMIT: Final = 1 << 16  # members: 0.1 s before a commit is live
+MOST_MERGED: Final = 1 << 22  # members: what is merged by itself takes 2 GB and some seconds
+_WORN: Final = 4  # a shard is written anew when one in so many of its members is dead
 _DESIGN_RADIUS: Final = 32 / 256  # of the bits: where PDQ searches happen
 _SAMPLE: Final = 10_000  # codes that decide which bits share a band
+
+
+def tail_to_merge(sizes: Sequence[int], small: int, most: int) -> int:
+    """Return how many of the last shards to make one of; 1 for nothing to do.
+
+    A shard joins those behind it while it has at most twice their members, or `small`, and all
+    together at most `most`. So sizes fall by more than half from shard to shard, their number grows
+    with the logarithm of the members, and a member is written that often.
+
+    Parameters
+    ----------
+    sizes
+        Members of each shard, in order.
+    """
+    count = total = 0
+    for size in reversed(sizes):
+        if count and (size > max(small, 2 * total) or total + size > most):
+            break
+        count, total = count + 1, total + size
+    return count
+
+
+def is_worn(members: int, dead: int) -> bool:
+    """Tell whether so much of a shard is dead that it should be written anew."""
+    return dead * _WORN > members and SMALL_SHARD < members <= MOST_MERGED
 
 
 def scan_cost(n_codes: int, code_bytes: int) -> float:

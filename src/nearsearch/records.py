@@ -12,7 +12,7 @@ import pyarrow as pa
 from nearsearch.codes import as_codes, record_ids, to_hex
 from nearsearch.errors import MetadataError, UsageError
 from nearsearch.store import schema
-from nearsearch.store.shard import RawCodes
+from nearsearch.store.build import RawCodes
 from nearsearch.store.transaction import Batch
 
 if TYPE_CHECKING:
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from nearsearch.workers import Answer
 
 
+def check_name(what: str, text: Any) -> None:
+    """Raise `UsageError` unless `text` is text that can be stored and shown."""
+    if not isinstance(text, str):
+        raise UsageError(f"{what}: expected text, got a {type(text).__name__}")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise UsageError(f"{what} {text!r}: control characters cannot be stored")
+
+
 class Marks:
     """What a call says of all its records."""
 
@@ -31,10 +39,7 @@ class Marks:
         for what, text in [("contribution", contribution), ("source", source)] + [
             ("label", label) for label in labels
         ]:
-            if not isinstance(text, str):
-                raise UsageError(f"{what}: expected text, got a {type(text).__name__}")
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-                raise UsageError(f"{what} {text!r}: control characters cannot be stored")
+            check_name(what, text)
         if "" in labels:
             raise UsageError("label: an empty label says nothing")
         self.contribution, self.source, self.labels = contribution, source, labels
@@ -65,7 +70,7 @@ def batch_of_files(
         pairs = [fact["codes"][spec.name] for fact in facts]
         codes = as_codes([code for code, _ in pairs], spec)
         raw[spec.name] = _raw_codes(codes, np.array([quality for _, quality in pairs], np.int8))
-    return Batch(marks.contribution, items, members, raw)
+    return Batch(items, members, raw)
 
 
 def _raw_codes(codes: NDArray[np.uint8], quality: NDArray[np.int8]) -> RawCodes:
@@ -180,7 +185,7 @@ def batch_of_codes(
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
     raw = _raw_codes(rows, quality)
-    return Batch(marks.contribution, items, schema.one_chunk(members), {spec.name: raw})
+    return Batch(items, schema.one_chunk(members), {spec.name: raw})
 
 
 def _with_wide_dictionaries(metadata: pa.Table) -> pa.Table:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from nearsearch.store.shard import contains, expand_ranges
+from nearsearch.store.shard import expand_ranges
+from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -179,8 +180,9 @@ def _allowed(
 ) -> NDArray[np.bool_]:
     quality = rows.quality[row]
     allowed = (quality >= min_quality) | (quality < 0)
-    if len(shard.dead_items):
-        allowed &= ~contains(shard.dead_items, rows.item[row])
+    hidden = shard.tombstones.hidden_items
+    if len(hidden):
+        allowed &= ~contains(hidden, rows.item[row])
     return allowed
 
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nearsearch.errors import FilterSyntaxError, UnknownColumnError
+from nearsearch.errors import FilterSyntaxError, UnknownColumnError, UsageError
 from nearsearch.store.schema import LABEL_SEPARATOR
 
 if TYPE_CHECKING:
@@ -82,6 +83,36 @@ _WRITTEN_AS_STRINGS: Final = (
     pa.types.is_large_binary,
     pa.types.is_fixed_size_binary,
 )
+
+
+def checked(
+    where: pc.Expression | str | None, columns: Mapping[str, pa.DataType]
+) -> pc.Expression | None:
+    """Return a filter as an Arrow expression that can be used on tables with these columns.
+
+    Raises
+    ------
+    FilterSyntaxError, UnknownColumnError
+        As `parse`; also an expression can name an unknown column.
+    UsageError
+        Neither text nor an expression, or one that cannot be evaluated.
+    """
+    if where is None:
+        return None
+    if isinstance(where, str):
+        where = parse(where, columns)
+    if not isinstance(where, pc.Expression):
+        raise UsageError(
+            f"where: expected text or a pyarrow.compute.Expression, got {type(where).__name__}"
+        )
+    try:
+        pa.schema(list(columns.items())).empty_table().filter(where)
+    except (pa.ArrowException, TypeError) as error:
+        unknown = re.match(r"No match for FieldRef.Name\((.*?)\)", str(error))
+        if unknown:
+            raise UnknownColumnError(unknown[1], list(columns)) from error
+        raise UsageError(f"where: {error}") from error
+    return where
 
 
 def parse(text: str, columns: Mapping[str, pa.DataType]) -> pc.Expression:

@@ -1,29 +1,34 @@
-"""The writer: adds files and codes to an index, and commits them in one atomic step."""
+"""The writer: changes an index, and commits in one atomic step."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from nearsearch.errors import (
     ClosedError,
-    NearsearchError,
+    CompactionWarning,
+    EraseIncompleteError,
+    FormatError,
     SpecMismatchError,
     UsageError,
 )
 from nearsearch.ingest import IngestReport, walk
-from nearsearch.matches import Failure
-from nearsearch.records import Marks, batch_of_codes, batch_of_files
+from nearsearch.intake import add_chunk, count
+from nearsearch.records import Marks, batch_of_codes, check_name
 from nearsearch.spec import check_computable, get_spec
-from nearsearch.store import fs, schema
+from nearsearch.store import creation, fs, retention, selection
 from nearsearch.store import manifest as manifests
-from nearsearch.store.garbage import garbage
-from nearsearch.store.shard import SHARDS, TOMBSTONES, open_shard
-from nearsearch.store.transaction import ADDED, REPLACED, UNCHANGED, Transaction
+from nearsearch.store.log import author_or_default
+from nearsearch.store.merging import merge
+from nearsearch.store.repair import check_erasable
+from nearsearch.store.shard import open_shard
+from nearsearch.store.snapshot import Snapshot
+from nearsearch.store.transaction import Transaction
+from nearsearch.where import checked
 from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
@@ -33,20 +38,19 @@ if TYPE_CHECKING:
     from typing import Self
 
     import pyarrow as pa
+    import pyarrow.compute as pc
     from numpy.typing import NDArray
 
-    from nearsearch.ingest import FoundFile
     from nearsearch.ingest import PathLike as AnyPath
     from nearsearch.spec import Spec
-    from nearsearch.workers import Answer, Limits
+    from nearsearch.store.shard import Shard
+    from nearsearch.workers import Limits
 
-_LOCK: Final = "writer.lock"
-_FOLDERS: Final = {SHARDS, TOMBSTONES}
 _FILES_A_BATCH: Final = 1024  # hashed files taken in at a time: a second or so of two workers
 
 
 class Writer:
-    """Adds to an index; one at a time across processes, while any number of readers go on.
+    """Changes an index; one at a time across processes, while any number of readers go on.
 
     Nothing is visible before `commit`, which is atomic and durable. As a context manager it
     commits when the block ends normally, and changes nothing when an exception leaves it. Not for
@@ -54,13 +58,25 @@ class Writer:
     """
 
     def __init__(
-        self, root: Path, lock: fs.Lock, base: manifests.Manifest, *, is_new: bool
+        self,
+        root: Path,
+        lock: fs.Lock,
+        pointer: manifests.Pointer,
+        *,
+        author: str,
+        is_new: bool,
     ) -> None:
         """Use `Writer.open`."""
-        self._root, self._lock, self._manifest, self._is_new = root, lock, base, is_new
-        shards = [open_shard(root, entry) for entry in base.shards]
-        self._transaction = Transaction(root, base, shards)
-        self._closed = False
+        self._root, self._lock, self._author, self._is_new = root, lock, author, is_new
+        base = manifests.read(root, pointer)
+        self._begin(base, pointer, [open_shard(root, entry) for entry in base.shards])
+        self._closed = self._erases = False
+
+    def _begin(
+        self, manifest: manifests.Manifest, pointer: manifests.Pointer, shards: list[Shard]
+    ) -> None:
+        self._manifest, self._pointer = manifest, pointer
+        self._transaction = Transaction(self._root, manifest, pointer, shards)
 
     @classmethod
     def open(
@@ -69,6 +85,9 @@ class Writer:
         *,
         create: bool = False,
         specs: Sequence[str | Spec] | None = None,
+        author: str | None = None,
+        wait: float = 0.0,
+        on_wait: Callable[[str], None] | None = None,
     ) -> Self:
         """Open an index for writing, and hold its lock until `close`.
 
@@ -81,6 +100,13 @@ class Writer:
         specs
             What a new index holds of each picture, by default ``("pdq",)``; the first is the one
             queries use by default. Of an existing index they are checked.
+        author
+            Who makes the commits, for the log; by default the environment variable
+            ``NEARSEARCH_AUTHOR``, or else the name of the user.
+        wait
+            Seconds to wait for another writer to finish.
+        on_wait
+            Called once, with who that is, if there is something to wait for.
 
         Raises
         ------
@@ -89,7 +115,7 @@ class Writer:
         IndexExistsError
             Something else stands there.
         IndexLockedError
-            Another writer is at work.
+            Another writer is at work, and still was after `wait` seconds.
         SpecMismatchError
             The index has other specs.
         CorruptFileError, FormatTooNewError
@@ -99,31 +125,17 @@ class Writer:
         wanted = None if specs is None else tuple(get_spec(name) for name in specs)
         if wanted is not None and len(set(wanted)) < max(1, len(wanted)):
             raise UsageError("specs: name each spec once, and at least one")
-        may_create = create and not (root / manifests.CURRENT).exists()
-        if may_create:
-            manifests.check_creatable(root, _FOLDERS, _LOCK)
-            if not root.exists():
-                fs.make_directory(root, parents=True)
-        else:
-            manifests.read_current(root)  # raises if there is no index
-        lock = fs.Lock(root / _LOCK)
+        name = author_or_default(author)
+        check_name("author", name)
+        lock, pointer, is_new = creation.open_to_write(
+            root,
+            wanted,
+            create_with=(wanted or (get_spec("pdq"),)) if create else None,
+            wait=wait,
+            on_wait=on_wait,
+        )
         try:
-            is_new = may_create and not (root / manifests.CURRENT).exists()
-            if is_new:
-                _create(root, wanted or (get_spec("pdq"),))
-            base = manifests.read_current(root)
-            if wanted is not None and set(wanted) != set(base.specs):
-                raise SpecMismatchError(
-                    str(root),
-                    ", ".join(str(spec) for spec in base.specs),
-                    ", ".join(str(spec) for spec in wanted),
-                    "an index keeps the specs it was created with",
-                )
-            for name in sorted(_FOLDERS):  # copying an index can lose empty folders
-                if not (root / name).exists():
-                    fs.make_directory(root / name)
-            _collect_garbage(root)
-            return cls(root, lock, base, is_new=is_new)
+            return cls(root, lock, pointer, author=name, is_new=is_new)
         except BaseException:
             lock.release()
             raise
@@ -215,48 +227,8 @@ class Writer:
         files = walk(paths, exclude=str(self._root.resolve()))
         with WorkerPool(workers, limits) as pool:
             while chunk := list(islice(files, _FILES_A_BATCH)):
-                self._add_chunk(chunk, marks, pool, report, tell)
+                add_chunk(self._transaction, chunk, marks, pool, report, tell)
         return report
-
-    def _add_chunk(
-        self,
-        chunk: list[FoundFile],
-        marks: Marks,
-        pool: WorkerPool,
-        report: IngestReport,
-        tell: Callable[[IngestReport], None],
-    ) -> None:
-        found = [file for file in chunk if file.failure is None]
-        for file in chunk:
-            if file.failure is not None:
-                report.add_failure(file.status, file.failure)
-        stats = np.array([(file.size, file.mtime_ns) for file in found], np.int64).reshape(-1, 2)
-        known = self._transaction.unchanged_files(
-            marks.contribution,
-            marks.source,
-            schema.LABEL_SEPARATOR.join(marks.labels),
-            [file.key for file in found],
-            stats,
-        )
-        report.unchanged += int(known.sum())
-        tell(report)
-        keys = {file.path: file.key for file, same in zip(found, known, strict=True) if not same}
-        hashed: list[Answer] = []
-        for answer in pool.map(keys, self.specs):
-            if answer.status == "hashed":
-                hashed.append(answer)
-                report.added += 1  # for the progress; settled below
-            else:
-                facts = answer.facts
-                failure = Failure(keys[answer.path], facts["reason"], facts["stage"])
-                report.add_failure(answer.status, failure)
-            tell(report)
-        if hashed:
-            report.added -= len(hashed)
-            hashed.sort(key=lambda answer: keys[answer.path])  # not by order of completion
-            batch = batch_of_files(hashed, keys, marks, self.specs)
-            _count(report, self._transaction.add(batch))
-            tell(report)
 
     def add_codes(
         self,
@@ -313,16 +285,143 @@ class Writer:
             codes, chosen, marks, keys=keys, qualities=qualities, metadata=metadata
         )
         report = IngestReport()
-        _count(report, self._transaction.add(batch))
+        count(report, self._transaction.add(batch))
         return report
 
-    def commit(self) -> int:
-        """Make everything added so far visible to new readers, durably, in one atomic step.
+    def remove(
+        self,
+        *,
+        keys: Sequence[str] | None = None,
+        contribution: str | None = None,
+        source: str | None = None,
+        where: pc.Expression | str | None = None,
+        erase: bool = False,
+    ) -> int:
+        """Remove the members that meet all conditions given; what has none left matches no more.
+
+        An item that has members elsewhere stays. What was removed is still in the files, and in
+        earlier generations, until it is erased.
+
+        Parameters
+        ----------
+        keys
+            Any of these keys.
+        contribution, source
+            Of this contribution, from this source.
+        where
+            That pass a filter over the columns of members and items, as `Index.search` takes.
+        erase
+            The commit also rewrites every file that holds anything removed, now or earlier, and
+            keeps no earlier generation, so that no byte of it is left in the index. May be given
+            without a condition. An `Index` that is open keeps what it has in memory.
+
+        Returns the number of members removed; live after `commit`.
+
+        Raises
+        ------
+        UsageError
+            No condition; or something is to be erased and ``damaged/`` may hold it.
+        UnknownColumnError, FilterSyntaxError
+            As in `Index.search`.
+        CorruptFileError
+            A shard is damaged; nothing was removed.
+        """
+        self._check_open()
+        is_bare = keys is None and contribution is None and source is None and where is None
+        if is_bare and not erase:
+            raise UsageError("remove: name keys, a contribution, a source or a filter")
+        if erase:
+            check_erasable(self._root)
+        shards = self._transaction.shards
+        expression = checked(where, selection.columns(shards))
+        choose = selection.chooser(shards, keys, contribution, source, expression)
+        removed = 0 if is_bare else self._transaction.remove(choose)
+        self._erases |= erase
+        return removed
+
+    def disable(self, *, contribution: str | None = None, source: str | None = None) -> None:
+        """Let a contribution, or all from a source, match no more from the next `commit` on.
+
+        Nothing is removed. What is added to it later is disabled as well.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such contribution or source.
+        UsageError
+            Neither is named.
+        CorruptFileError
+            A shard is damaged.
+        """
+        self._switch("disable", contribution, source)
+
+    def enable(self, *, contribution: str | None = None, source: str | None = None) -> None:
+        """Undo `disable`; raises `UnknownNameError` for what is not disabled."""
+        self._switch("enable", contribution, source)
+
+    def _switch(self, action: str, contribution: str | None, source: str | None) -> None:
+        self._check_open()
+        if contribution is None and source is None:
+            raise UsageError(f"{action}: name a contribution or a source")
+        self._transaction.switch(action, contribution, source)
+
+    def merge(self, path: str | PathLike[str]) -> IngestReport:
+        """Take in everything that another index holds, without hashing anything again.
+
+        Members are known by contribution and key. Of two with different content the one that was
+        added later stays, so that merging A into B and B into A hold the same, and merging again
+        changes nothing. What is disabled in either is disabled. The other index is only read.
 
         Returns
         -------
-        int
-            The generation that is now live; the old one if nothing had changed.
+        IngestReport
+            Members added, replaced and unchanged; live after `commit`.
+
+        Raises
+        ------
+        IndexNotFoundError, CorruptFileError, FormatTooNewError
+            The other index; nothing of it was taken in if the error comes from opening it.
+        SpecMismatchError
+            It holds codes of other specs.
+        MetadataError
+            A column of it has another type here.
+        UsageError
+            It is this index.
+        """
+        self._check_open()
+        return IngestReport(*merge(self._transaction, self._root, Snapshot(Path(path))))
+
+    def rollback(self, generation: int) -> int:
+        """Make an earlier generation's content live again, as a new commit, at once.
+
+        The generation is one of `Index.kept_generations`: the last eight, unless something was
+        erased since. Returns the new generation.
+
+        Raises
+        ------
+        GenerationNotKeptError
+            It is not kept.
+        UsageError
+            This writer has changes that are not committed.
+        CorruptFileError
+            A file of that generation is missing or damaged; nothing was changed.
+        OSError, OutcomeUnknownError
+            As `commit`.
+        """
+        self._check_open()
+        if self._transaction.has_changed or self._erases:
+            raise UsageError("rollback: commit what was changed first, or close and open again")
+        if generation != self.generation:
+            self._begin(*self._transaction.go_back(generation, self._author))
+        return self.generation
+
+    def commit(self) -> int:
+        """Make everything done so far visible to new readers, durably, in one atomic step.
+
+        When it is live, shards that have become many or worn are merged in a second commit, so that
+        searches stay fast; should that fail, a `CompactionWarning` says so.
+
+        Returns the generation that is now live; the old one if nothing had changed.
 
         Raises
         ------
@@ -331,29 +430,51 @@ class Writer:
             live is unknown; open the index again to see.
         MetadataError
             A column of 32-bit offsets has more than 2 GB of text.
+        CorruptFileError
+            A shard that would have been rewritten is damaged; nothing was changed.
+        EraseIncompleteError
+            The commit is live, but files with what was erased could not be removed.
         OutcomeUnknownError
             An earlier commit of this writer failed after it had begun.
         """
         self._check_open()
-        self._manifest, shards = self._transaction.commit()
-        self._transaction = Transaction(self._root, self._manifest, shards)
-        return self._manifest.generation
+        erases, before = self._erases, self.generation
+        self._begin(*self._transaction.commit(self._author, erase=erases))
+        self._erases = False
+        if erases:
+            left = retention.unneeded(self._root, [self._manifest])
+            if left:
+                raise EraseIncompleteError(self._root, [str(path) for path in left])
+        if self.generation > before:
+            self._tidy()
+        return self.generation
+
+    def _tidy(self) -> None:
+        """Merge the shards that should be, as a commit of its own."""
+        transaction, live = self._transaction, list(self._transaction.shards)
+        try:
+            if transaction.tidy():
+                self._begin(*transaction.commit(self._author))
+        except (OSError, FormatError) as error:
+            transaction.discard()
+            if not transaction.may_be_live:
+                self._begin(self._manifest, self._pointer, live)
+            warnings.warn(CompactionWarning(self._root, str(error)), stacklevel=3)
 
     def compact(self) -> int:
-        """Merge everything into one shard, drop what was replaced, and commit.
+        """Merge everything into one shard, drop what was removed, and commit.
 
         Searches ask each shard in turn, so one is fastest; it gets a band index from 65,536 codes
         on, also where it had one that is damaged. Contents do not change. The old files stay until
-        eight more commits were made. Other damage is copied unseen, and gets a checksum that fits:
-        `nearsearch.verify` first where there is doubt.
+        eight more commits were made, and as long as a reader has them open. Everything is compared
+        with its checksum before it is copied.
 
-        Returns
-        -------
-        int
-            The generation that is now live; the old one if there was nothing to do.
+        Returns the generation that is now live; the old one if there was nothing to do.
 
         Raises
         ------
+        CorruptFileError
+            A file is damaged; nothing was changed.
         OSError, MetadataError, OutcomeUnknownError
             As `commit`. There must be room for a second copy of the index.
         """
@@ -366,47 +487,13 @@ class Writer:
         if self._closed:
             return
         self._closed = True
-        self._transaction.discard()
-        if self._is_new and self.generation == 0 and not self._transaction.may_be_live:
-            _uncreate(self._root)
-        self._lock.release()
+        try:
+            self._transaction.discard()
+            if self._is_new and self.generation == 0 and not self._transaction.may_be_live:
+                creation.give_up(self._root)
+        finally:
+            self._lock.release()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("writer")
-
-
-def _create(root: Path, specs: tuple[Spec, ...]) -> None:
-    """Make an empty index: generation 0, before the first commit. Needs the lock."""
-    manifests.check_creatable(root, _FOLDERS, _LOCK)
-    for name in sorted(_FOLDERS):
-        if not (root / name).exists():
-            fs.make_directory(root / name)
-    manifests.make_current(root, manifests.Manifest(0, "", specs))
-
-
-def _uncreate(root: Path) -> None:
-    """Take back what `_create` made, by name; where files are left, an empty index stays."""
-    for name in sorted(_FOLDERS):
-        fs.remove_empty(root / name)
-    if any((root / name).exists() for name in _FOLDERS):
-        return
-    manifests.forget(root)
-    fs.remove(root / _LOCK)
-    fs.remove_empty(root)
-
-
-def _collect_garbage(root: Path) -> None:
-    """Remove what a writer left that did not come to its commit."""
-    try:
-        kept = manifests.read_all(root)
-    except (NearsearchError, OSError):
-        return  # with a manifest unreadable nobody can say what is garbage
-    for path in garbage(root, kept):
-        fs.remove(path)
-
-
-def _count(report: IngestReport, status: NDArray[np.uint8]) -> None:
-    report.added += int((status == ADDED).sum())
-    report.replaced += int((status == REPLACED).sum())
-    report.unchanged += int((status == UNCHANGED).sum())

@@ -63,6 +63,13 @@ CASES = [
         (errors.UsageError, ValueError),
     ),
     Case(
+        errors.UnknownNameError,
+        ("contribution", "NL-42", ("NL-0042", "NL-0043")),
+        {"what": "contribution", "name": "NL-42", "similar": ["NL-0042", "NL-0043"]},
+        ("no contribution 'NL-42'", "is it one of 'NL-0042', 'NL-0043'?"),
+        (errors.UsageError, ValueError),
+    ),
+    Case(
         errors.FilterSyntaxError,
         ("source = 1", "invalid syntax"),
         {"text": "source = 1", "reason": "invalid syntax"},
@@ -102,6 +109,20 @@ CASES = [
         (),
     ),
     Case(
+        errors.GenerationNotKeptError,
+        (Path("known.ns"), 3, (5, 6)),
+        {"path": "known.ns", "generation": 3, "kept": [5, 6]},
+        ("known.ns", "generation 3 is not kept", "those that are: 5, 6"),
+        (LookupError,),
+    ),
+    Case(
+        errors.EraseIncompleteError,
+        (Path("known.ns"), ["known.ns/a", "known.ns/b"]),
+        {"path": "known.ns", "left": ["known.ns/a", "known.ns/b"]},
+        ("known.ns", "erased is still in known.ns/a, known.ns/b", "remove them"),
+        (),
+    ),
+    Case(
         errors.OutcomeUnknownError,
         (Path("known.ns"), 7),
         {"path": "known.ns", "generation": 7},
@@ -119,7 +140,10 @@ CASES = [
         errors.CorruptFileError,
         (Path("known.ns/CURRENT"), "length", 10, 9),
         {"path": "known.ns/CURRENT", "what": "length", "expected": 10, "actual": 9},
-        ("known.ns/CURRENT", "length", "expected 10", "found 9", "`nearsearch verify`", "restore"),
+        (
+            *("known.ns/CURRENT", "length", "expected 10", "found 9"),
+            *("`nearsearch verify`", "restore", "`nearsearch repair`"),
+        ),
         (errors.FormatError,),
     ),
     Case(
@@ -223,4 +247,20 @@ def test_the_warning_says_what_it_costs():
         "with the same answers",
         "compact known",
     ):
+        assert words in str(warning)
+
+
+def test_a_name_like_no_other_is_said_to_be_unknown_only():
+    assert str(errors.UnknownNameError("source", "x", [])) == "the index has no source 'x'"
+
+
+def test_the_summary_of_damage_leaves_out_what_to_do():
+    error = errors.CorruptFileError(Path("known.ns/CURRENT"), "length", 10, 9)
+    assert error.summary == "known.ns/CURRENT: length: expected 10, found 9"
+
+
+def test_a_failed_merge_is_said_to_cost_nothing():
+    warning = errors.CompactionWarning(Path("known.ns"), "disk full")
+    assert (warning.path, warning.reason) == ("known.ns", "disk full")
+    for words in ("known.ns", "everything is committed", "disk full", "the next commit"):
         assert words in str(warning)

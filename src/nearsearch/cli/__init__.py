@@ -26,10 +26,10 @@ a first try: nearsearch demo
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     # Each module is imported here and not above, so that `-h` of one does not load the others.
-    from nearsearch.cli import add, compact, demo, inspect, query
+    from nearsearch.cli import add, change, demo, inspect, listing, maintain, query
 
     parser = _Parser(
         prog="nearsearch",
@@ -39,8 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"nearsearch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (add, query, inspect, compact, demo):
+    for module in (add, query, listing, change, maintain, inspect, demo):
         module.register(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse gives `query INDEX --option FILE` an empty FILE list, and FILE back as a rest.
     end = rest.index("--") if "--" in rest else len(rest)

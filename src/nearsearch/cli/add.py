@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearsearch.cli.writing import add_options, open_writer
 from nearsearch.errors import UsageError
 from nearsearch.spec import spec_names
 
@@ -54,7 +55,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--max-pixels", metavar="N", type=int, default=200_000_000, help="largest picture"
     )
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
+    add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         TimeRemainingColumn,
     )
 
-    from nearsearch import Limits, Writer
+    from nearsearch import Limits
     from nearsearch.cli.output import talk
     from nearsearch.ingest import walk
 
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         TextColumn("{task.fields[remark]}"),
     )
     with (
-        Writer.open(options.index, create=True, specs=options.spec) as writer,
+        open_writer(options, create=True, specs=options.spec) as writer,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("hashing", total=None, rate="", remark="")
@@ -113,6 +114,7 @@ def run(options: argparse.Namespace) -> int:
             on_progress=tell,
         )
         generation = writer.commit()
+    _tell_of_disabled(options)
     if options.failures:
         _write_failures(options.failures, report)
     if options.json:
@@ -147,6 +149,20 @@ def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
     skipped = Counter(f.reason for f in report.failures if f.status == "skipped")
     for reason, count in skipped.most_common(most):
         console.print(f"skipped: {count:,} x {printable(reason)}")
+
+
+def _tell_of_disabled(options: argparse.Namespace) -> None:
+    """Say so if what was added does not match, because its contribution or source is disabled."""
+    from nearsearch import Index
+    from nearsearch.cli.output import printable, talk
+
+    with Index.open(options.index) as index:
+        disabled = index.disabled
+    for what in ("contribution", "source"):
+        name = getattr(options, what)
+        if name in disabled[f"{what}s"]:
+            text = f"{what} {name} is disabled: its files do not match until nearsearch enable"
+            talk().print(printable(text))
 
 
 def _write_failures(path: str, report: IngestReport) -> None:

@@ -79,7 +79,11 @@ def run_verify(options: argparse.Namespace) -> int:
         sys.stdout.write(printable(print_line) + "\n")
     if damage:
         is_derived = all("nearsearch compact" in entry.costs for entry in damage)
-        remedy = f"nearsearch compact {options.index}" if is_derived else "restore from a copy"
+        remedy = (
+            f"nearsearch compact {options.index}"
+            if is_derived
+            else "restore from a copy, or nearsearch repair"
+        )
         console.print(f"{len(damage):,} problems: {printable(remedy)}")
         return 2
     sys.stdout.write("sound: every file is as it was written\n")

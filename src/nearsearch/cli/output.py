@@ -27,6 +27,10 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
+GROUP_COLUMNS: Final = ("query", "contribution", "distance", "items", "members", "key")
+"""What a table of hits by contribution shows."""
+
+_NUMBERS: Final = ("distance", "quality", "items", "members")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -78,8 +82,8 @@ class HitPrinter:
 
     FORMATS: Final = ("table", "jsonl", "csv", "arrow")
 
-    def __init__(self, form: str, *, at_once: bool) -> None:
-        self._form, self._at_once = form, at_once
+    def __init__(self, form: str, *, at_once: bool, columns: Sequence[str] = HIT_COLUMNS) -> None:
+        self._form, self._at_once, self._columns = form, at_once, columns
         self._stream: Any = None
         self._rows: list[list[Any]] = []
 
@@ -92,20 +96,20 @@ class HitPrinter:
     def close(self) -> None:
         """End the output: print the table, or the end of the Arrow stream."""
         if self._rows:
-            print_table(HIT_COLUMNS, self._rows, ("distance", "quality"))
+            print_table(self._columns, self._rows, _NUMBERS)
             self._rows = []
         if self._form == "arrow" and self._stream is not None:
             self._stream.close()
 
     def _table(self, hits: pa.Table) -> None:
-        rows = hits.select(list(HIT_COLUMNS)).to_pylist()
+        rows = hits.select(list(self._columns)).to_pylist()
         self._rows += [list(row.values()) for row in rows]
         if self._at_once:
             self.close()
 
     def _jsonl(self, hits: pa.Table) -> None:
         for row in hits.to_pylist():
-            sys.stdout.write(json.dumps(_finite(row), default=_plain) + "\n")
+            sys.stdout.write(json.dumps(_finite(row), default=plain) + "\n")
 
     def _csv(self, hits: pa.Table) -> None:
         if self._stream is None:
@@ -137,7 +141,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON does not have as text."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
@@ -154,7 +159,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list):
         value = " ".join(str(entry) for entry in value)
     elif value is not None and not isinstance(value, int | float | str):
-        value = _plain(value)
+        value = plain(value)
     if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
         return "'" + value
     return value

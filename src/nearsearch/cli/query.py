@@ -6,7 +6,7 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from nearsearch.cli.output import HitPrinter
+from nearsearch.cli.output import GROUP_COLUMNS, HIT_COLUMNS, HitPrinter
 from nearsearch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def register(commands: Any) -> None:
         "--min-quality", metavar="Q", type=int, help="0..100; below it nothing matches; default 50"
     )
     parser.add_argument(
+        "--by",
+        choices=("contribution",),
+        help="one line for each contribution: nearest distance, number of matching pictures",
+    )
+    parser.add_argument(
+        "--generation", metavar="N", type=int, help="ask an earlier generation that is kept"
+    )
+    parser.add_argument(
         "--format", choices=HitPrinter.FORMATS, default="table", help="default: table"
     )
     parser.set_defaults(run=run)
@@ -63,21 +71,24 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("nothing to ask: name a picture, - or --code HEX")
     if options.format == "arrow" and sys.stdout.isatty():
         raise UsageError("--format arrow is binary: send it to a file or a program")
-    printer = HitPrinter(options.format, at_once="-" in options.files)
+    columns = GROUP_COLUMNS if options.by else HIT_COLUMNS
+    printer = HitPrinter(options.format, at_once="-" in options.files, columns=columns)
     tally = _Tally()
-    with Index.open(options.index) as index:
+    with Index.open(options.index, generation=options.generation) as index:
         try:
             for matches in _answers(index, options):
-                hits = matches.to_arrow()
+                hits = matches.by_contribution() if options.by else matches.to_arrow()
                 number = hits.column_names.index("query_index")
                 through = pc.add(hits["query_index"], tally.queries)  # of all calls together
                 hits = hits.set_column(number, "query_index", through)
                 printer.print(hits)
-                tally.add(matches, len(hits))
+                n_members = pc.sum(hits["members"]).as_py() if options.by else len(hits)
+                tally.add(matches, n_members or 0)
                 if "-" in options.files:
                     tally.tell()
             if tally.queries == 0:  # an empty table has columns too
-                printer.print(index.search([], spec=options.spec).to_arrow())
+                none = index.search([], spec=options.spec)
+                printer.print(none.by_contribution() if options.by else none.to_arrow())
         finally:
             printer.close()
     if "-" not in options.files:

@@ -15,7 +15,8 @@ import pyarrow as pa
 from nearsearch import codes as codes_module
 from nearsearch import plan
 from nearsearch.store import schema
-from nearsearch.store.shard import NO_ROWS, CodeRows, Shard, order_by_id, write_parts
+from nearsearch.store.build import order_by_id, write_parts
+from nearsearch.store.shard import CodeRows, Shard
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,8 +39,6 @@ def merge(shard_id: str, shards: Sequence[Shard]) -> Shard:
         merged.members(),
         merged.keys(),
         {spec: CodeRows(*merged.codes(spec)) for spec in merged.specs},
-        NO_ROWS,
-        NO_ROWS,
     )
 
 
@@ -66,7 +65,7 @@ def is_worthwhile(shards: Sequence[Shard]) -> bool:
     if len(shards) != 1:
         return len(shards) > 1
     (shard,) = shards
-    return shard.has_dead or any(
+    return shard.tombstones.has_dead or any(
         rows.ring is None and len(rows.codes) >= plan.MIN_RING_CODES
         for rows in shard.codes.values()
     )
@@ -131,17 +130,17 @@ class _Merged:
         if len(first_row) < n_codes:
             all_codes = all_codes[first_row]
             table = table.take(pa.array(np.argsort(number, kind="stable")))
-        return all_codes, schema.one_chunk(table)
+        return all_codes, schema.pruned(schema.one_chunk(table))
 
     @cached_property
     def _item_order(self) -> NDArray[np.int64]:
         order = order_by_id([shard.item_ids for shard in self._shards], None)
-        return _without(order, [(len(s.items), s.dead_items) for s in self._shards])
+        return _without(order, [(len(s.items), s.tombstones.items) for s in self._shards])
 
     @cached_property
     def _member_order(self) -> NDArray[np.int64]:
         if all(
-            not shard.has_dead and np.array_equal(shard.item_ids, shard.member_ids)
+            not shard.tombstones.has_dead and np.array_equal(shard.item_ids, shard.member_ids)
             for shard in self._shards
         ):
             return self._item_order  # one member for each item: the usual case
@@ -153,7 +152,7 @@ class _Merged:
             )
             hashes.append(hash_of_member)
         order = order_by_id([shard.member_ids for shard in self._shards], hashes)
-        return _without(order, [(len(s.members), s.dead_members) for s in self._shards])
+        return _without(order, [(len(s.members), s.tombstones.members) for s in self._shards])
 
 
 def _firsts(counts: Sequence[int]) -> list[int]:
@@ -183,4 +182,4 @@ def _new_rows(order: NDArray[np.int64], count: int) -> NDArray[np.uint32]:
 
 def _taken(tables: list[pa.Table], order: NDArray[np.int64]) -> pa.Table:
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-    return schema.one_chunk(table.take(pa.array(order)))
+    return schema.pruned(schema.one_chunk(table.take(pa.array(order))))

@@ -1,8 +1,8 @@
 """The file system seam: the only place that opens, maps, syncs, renames, locks or removes.
 
-Everything goes through this module's `os`, so a test can make any single call fail. New
-directories are 0700 and new files 0600: a database of hashes is sensitive, since rough pictures
-can be computed back from hashes.
+Everything goes through this module's `os`, so a test can make any single call fail, or end the
+process there and drop what was not synced. New directories are 0700 and new files 0600: a database
+of hashes is sensitive, since rough pictures can be computed back from hashes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import secrets
-import shutil
 import socket
+import stat
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,25 +24,32 @@ import numpy as np
 from nearsearch.errors import IndexLockedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+EDGE: Final = 1 << 16
 _CHUNK: Final = 1 << 22
 _SMALL: Final = 1 << 18
+_WAIT_STEP: Final = 0.02  # seconds between two tries of a lock
 
 
 class Written(NamedTuple):
-    """What a file turned out to be: its length in bytes and its SHA-256 in hex."""
+    """What a file turned out to be: length in bytes, SHA-256 of all of it, SHA-256 of its edges.
+
+    The edges are the first and the last `EDGE` bytes: all of a file of up to twice that length.
+    They hold what is read when a file is opened, so that can be checked whatever the length.
+    """
 
     size: int
     sha256: str
+    edges: str
 
 
 def make_directory(path: Path, *, parents: bool = False) -> None:
     """Create a directory that only its owner can enter, and make its name durable."""
-    if parents and not path.parent.exists():
+    if parents and not exists(path.parent):
         make_directory(path.parent, parents=True)
     os.mkdir(path, 0o700)
     sync_directory(path.parent)
@@ -64,6 +72,7 @@ class NewFile:
     def __init__(self, handle: int) -> None:
         """Use `create`."""
         self._handle, self._digest, self._size = handle, hashlib.sha256(), 0
+        self._head, self._tail = b"", b""
 
     def write(self, data: Any) -> int:
         """Append bytes."""
@@ -71,6 +80,9 @@ class NewFile:
         size = len(view)
         self._digest.update(view)
         self._size += size
+        room = EDGE - len(self._head)
+        self._head += bytes(view[:room])
+        self._tail = (self._tail + bytes(view[max(room, size - EDGE) :]))[-EDGE:]
         while len(view) > 0:
             view = view[os.write(self._handle, view) :]
         return size
@@ -82,8 +94,9 @@ class NewFile:
 
     @property
     def written(self) -> Written:
-        """Length and checksum of what was written so far."""
-        return Written(self._size, self._digest.hexdigest())
+        """Length and checksums of what was written so far."""
+        edges = hashlib.sha256(self._head + self._tail)
+        return Written(self._size, self._digest.hexdigest(), edges.hexdigest())
 
 
 @contextmanager
@@ -122,20 +135,24 @@ def replace_file(path: Path, data: bytes) -> Written:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one directory, durably."""
+    """Rename durably, also into another directory."""
     os.rename(source, target)
     sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
 
 
 def remove(path: Path) -> None:
     """Remove a file or a whole directory of ours if it is there; a failure leaves garbage only."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        try:
+    try:
+        if is_directory(path):
+            for name in list_directory(path):
+                remove(path / name)
+            os.rmdir(path)
+        else:
             os.unlink(path)
-        except OSError:
-            return
+    except OSError:
+        return
 
 
 def remove_empty(path: Path) -> None:
@@ -146,38 +163,104 @@ def remove_empty(path: Path) -> None:
         return
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """Read a small file whole; at most `limit` bytes, so a damaged one cannot fill the memory."""
-    with open(path, "rb") as file:
-        return file.read(limit)
+# --- reading ----------------------------------------------------------------------------------
 
 
-def map_bytes(path: Path, offset: int, length: int) -> NDArray[np.uint8]:
-    """Map `length` bytes of a file, read-only; the file must have them.
+def exists(path: Path) -> bool:
+    """Tell whether anything stands at `path`."""
+    return _status(path) is not None
 
-    Short ones are read instead: a mapping holds a file descriptor, of which a process has 1,024 by
-    default, and an index of many small shards has more files than that.
-    """
-    if length <= _SMALL:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return np.frombuffer(file.read(length), np.uint8)
-    return np.memmap(path, np.uint8, "r", offset, (length,))
+
+def is_same(left: Path, right: Path) -> bool:
+    """Tell whether two paths lead to the same file or directory."""
+    a, b = os.stat(left), os.stat(right)
+    return (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+
+def is_directory(path: Path) -> bool:
+    """Tell whether a directory stands at `path`, not a link to one."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def size_of(path: Path) -> int | None:
     """Return the length of a file in bytes, or None where there is no regular file."""
-    return path.stat().st_size if path.is_file() else None
+    status = _status(path)
+    return status.st_size if status and stat.S_ISREG(status.st_mode) else None
 
 
-def checksum(path: Path) -> Written:
-    """Read a file to its end and return its length and SHA-256."""
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def list_directory(path: Path) -> list[str]:
+    """Return the names in a directory, ascending; none where there is no such directory."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """Read a small file whole; at most `limit` bytes, so a damaged one cannot fill the memory."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _read(handle, limit)
+    finally:
+        os.close(handle)
+
+
+def _read(handle: int, limit: int) -> bytes:
+    parts = []
+    while limit > 0 and (part := os.read(handle, min(limit, _CHUNK))):
+        parts.append(part)
+        limit -= len(part)
+    return b"".join(parts)
+
+
+def map_file(path: Path, length: int) -> NDArray[np.uint8]:
+    """Map a file of `length` bytes, read-only.
+
+    A short one is read instead: a mapping holds a file descriptor, of which a process has 1,024 by
+    default, and an index of many small shards has more files than that.
+    """
+    if length <= _SMALL:
+        return np.frombuffer(read_file(path, length), np.uint8)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return np.frombuffer(mmap.mmap(handle, length, access=mmap.ACCESS_READ), np.uint8)
+    finally:
+        os.close(handle)
+
+
+def edges_of(data: NDArray[np.uint8]) -> str:
+    """Return the SHA-256 of the edges of a mapped file, as `Written` has it."""
+    digest = hashlib.sha256(data[:EDGE].data)
+    digest.update(data[max(EDGE, len(data) - EDGE) :].data)
+    return digest.hexdigest()
+
+
+def checksum(path: Path, on_read: Callable[[int], None] | None = None) -> tuple[int, str]:
+    """Read a file to its end and return its length and SHA-256; tell how many bytes were read."""
     digest, size = hashlib.sha256(), 0
-    with open(path, "rb") as file:
-        while part := file.read(_CHUNK):
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while part := os.read(handle, _CHUNK):
             digest.update(part)
             size += len(part)
-    return Written(size, digest.hexdigest())
+            if on_read:
+                on_read(len(part))
+    finally:
+        os.close(handle)
+    return size, digest.hexdigest()
+
+
+# --- locks ------------------------------------------------------------------------------------
 
 
 class Lock:
@@ -187,12 +270,32 @@ class Lock:
     dies, so there are no stale locks to break. The file tells others who holds it.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock, or raise `IndexLockedError` at once."""
+    def __init__(
+        self, path: Path, wait: float = 0.0, on_wait: Callable[[str], None] | None = None
+    ) -> None:
+        """Take the lock; try again for `wait` seconds, then raise `IndexLockedError`.
+
+        `on_wait` is called once, with who holds the lock, when there is something to wait for.
+        """
+        end = time.monotonic() + wait
+        while True:
+            owner = self._take(path)
+            if owner is None:
+                return
+            if time.monotonic() >= end:
+                raise IndexLockedError(path.parent, owner)
+            if on_wait:
+                on_wait(owner)
+                on_wait = None
+            time.sleep(_WAIT_STEP)
+
+    def _take(self, path: Path) -> str | None:
+        """Try once; return who holds it."""
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists() or path.stat().st_ino != os.fstat(self._handle).st_ino:
+            status = _status(path)
+            if status is None or status.st_ino != os.fstat(self._handle).st_ino:
                 # Its holder removed the file with the index it gave up: the lock is worth nothing.
                 raise BlockingIOError
             content = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
@@ -203,7 +306,8 @@ class Lock:
             self.release()
             if owner is None:
                 raise
-            raise IndexLockedError(path.parent, owner) from None
+            return owner
+        return None
 
     def release(self) -> None:
         """Give the lock back; calling it again does nothing."""
@@ -218,3 +322,68 @@ class Lock:
             return f"process {owner['pid']} on {owner['host']} since {since}"
         except (ValueError, KeyError, TypeError):
             return "another process"
+
+
+class Hold:
+    """A file that is in use: `remove_unless_held` leaves it in place, for all processes.
+
+    A shared `flock`, which the kernel drops when the process dies. File systems without such locks
+    give none; there a reader keeps what it has mapped all the same, since removed files live on
+    until they are unmapped.
+    """
+
+    _handle = -1
+
+    def __init__(self, path: Path) -> None:
+        """Open and hold `path`; raises `FileNotFoundError` where it is gone, also just now."""
+        self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(self._handle, fcntl.LOCK_SH)  # a writer has it for a moment only
+            except OSError:
+                return
+            if os.fstat(self._handle).st_nlink == 0:
+                raise FileNotFoundError(f"{path} was removed")
+        except BaseException:
+            self.release()
+            raise
+
+    def read(self, limit: int) -> bytes:
+        """Read the file, at most `limit` bytes; once."""
+        return _read(self._handle, limit)
+
+    def release(self) -> None:
+        """Let go of the file; calling it again does nothing."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    __del__ = release
+
+
+def is_held(path: Path) -> bool:
+    """Tell whether any process holds the file; one that is not there is not held."""
+    return not _unless_held(path, lambda: None)
+
+
+def remove_unless_held(path: Path) -> bool:
+    """Remove a file that no process holds, so that none can take hold of it; tell if it is gone."""
+    return _unless_held(path, lambda: remove(path))
+
+
+def _unless_held(path: Path, act: Callable[[], None]) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a file system without such locks
+        act()
+    finally:
+        os.close(handle)
+    return True

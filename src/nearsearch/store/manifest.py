@@ -1,7 +1,8 @@
 """Manifests: the list of live shards at one commit, and the one step that makes it live.
 
 ``CURRENT`` holds the name and SHA-256 of the live manifest (``sha256sum -c CURRENT`` checks it);
-a manifest holds the SHA-256 of every other file. Replacing ``CURRENT`` is the commit.
+a manifest holds the SHA-256 of every other file, older manifests that are kept among them.
+Replacing ``CURRENT`` is the commit.
 """
 
 from __future__ import annotations
@@ -10,38 +11,35 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nearsearch.errors import (
     CorruptFileError,
     FormatTooNewError,
-    IndexExistsError,
     IndexNotFoundError,
 )
 from nearsearch.spec import Spec
 from nearsearch.store import fs
+from nearsearch.store.files import File, decode_file
+from nearsearch.store.log import Commit, Log, decode_commit
 from nearsearch.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 FORMAT_VERSION: Final = 1
 CURRENT: Final = "CURRENT"
-KEPT_MANIFESTS: Final = 8  # a reader that has just read CURRENT still finds what it names
-_FIRST: Final = "manifest-000000.json"
-_LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard
+KEPT_MANIFESTS: Final = 8  # generations that can be opened and gone back to, the live one included
+LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard
 _CURRENT_LINE: Final = re.compile(r"([0-9a-f]{64})  (manifest-[0-9]{6,}\.json)\n")
 _MANIFEST_NAME: Final = re.compile(r"manifest-([0-9]{6,})\.json")
-_TEMPORARY_NAME: Final = re.compile(r"(CURRENT|manifest-[0-9]{6,}\.json)\.[0-9a-f]{8}\.tmp")
 
 
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file of the index: name below the index directory, length in bytes, SHA-256 in hex."""
+class Pointer(NamedTuple):
+    """A manifest by name and SHA-256, as ``CURRENT`` names the live one."""
 
     name: str
-    size: int
     sha256: str
 
 
@@ -52,11 +50,12 @@ class ShardEntry:
     Attributes
     ----------
     files
-        Role to file: ``items``, ``members``, ``keys``, and ``codes/<spec>``, ``rows/<spec>``.
+        Role to file: ``items``, ``members``, ``keys``, ``codes/<spec>``, ``rows/<spec>``, and
+        ``ring/<spec>/<part>``.
     codes, rows
         Spec name to the number of distinct codes, and of rows.
     tombstones
-        The file of the shard's dead, if it has any, with their numbers.
+        The file of the shard's hidden rows, if it has any, with their numbers.
     """
 
     id: str
@@ -68,54 +67,117 @@ class ShardEntry:
     tombstones: File | None = None
     dead_items: int = 0
     dead_members: int = 0
+    disabled_items: int = 0
+    disabled_members: int = 0
+
+    def all_files(self) -> Iterator[tuple[str, File]]:
+        """Yield role and file of everything that belongs to the shard."""
+        yield from self.files.items()
+        if self.tombstones:
+            yield "tombstones", self.tombstones
+
+
+@dataclass(frozen=True, slots=True)
+class Disabled:
+    """What is kept but does not match: names of contributions and of sources."""
+
+    contributions: frozenset[str] = frozenset()
+    sources: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that is live at one commit."""
+    """Everything that is live at one commit.
+
+    Attributes
+    ----------
+    columns
+        The callers' own member columns: name to Arrow type.
+    kept
+        Manifests of earlier generations that can still be opened, oldest first.
+    erased
+        The last generation before something was erased: it and those before it must not be kept.
+    """
 
     generation: int
-    created_at: str
     specs: tuple[Spec, ...]
     shards: tuple[ShardEntry, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
-    """The callers' own member columns: name to Arrow type."""
+    disabled: Disabled = field(default_factory=Disabled)
+    log: Log = field(default_factory=Log)
+    kept: tuple[Pointer, ...] = ()
+    erased: int = -1
 
     @property
     def name(self) -> str:
         """File name of this manifest."""
         return f"manifest-{self.generation:06d}.json"
 
+    @property
+    def commit(self) -> Commit | None:
+        """The commit that made it; None of the empty index before the first."""
+        return self.log.newest[-1] if self.log.newest else None
+
+    @property
+    def items(self) -> int:
+        """Number of living items."""
+        return sum(entry.items - entry.dead_items for entry in self.shards)
+
+    @property
+    def members(self) -> int:
+        """Number of living members."""
+        return sum(entry.members - entry.dead_members for entry in self.shards)
+
+    def named_files(self) -> Iterator[tuple[str, File]]:
+        """Yield role and file of everything it needs; older manifests are not among it."""
+        for entry in self.shards:
+            yield from entry.all_files()
+        for file in self.log.files:
+            yield "log", file
+
     def encode(self) -> bytes:
         """Return the manifest as JSON text."""
-        shards = [_encode_shard(shard) for shard in self.shards]
         value = {
             "format_version": FORMAT_VERSION,
             "generation": self.generation,
-            "parent": self.generation - 1 if self.generation > 0 else None,
-            "created_at": self.created_at,
             "written_by": f"nearsearch {__version__}",
             "specs": [spec.to_json() for spec in self.specs],
             "columns": dict(self.columns),
-            "shards": shards,
+            "disabled": {
+                "contributions": sorted(self.disabled.contributions),
+                "sources": sorted(self.disabled.sources),
+            },
+            "shards": [_encode_shard(shard) for shard in self.shards],
+            "log": self.log.encode(),
+            "erased": self.erased,
+            "kept": [pointer._asdict() for pointer in self.kept],
         }
-        return json.dumps(value, indent=1).encode() + b"\n"
+        return _text(value).encode() + b"\n"
+
+
+def _text(value: Any, depth: int = 2) -> str:
+    """Return JSON text with an entry a line; json's own indentation takes ten times as long."""
+    if depth and value and isinstance(value, dict):
+        entries = (f"{json.dumps(name)}: {_text(part, depth - 1)}" for name, part in value.items())
+        return "{\n" + ",\n".join(entries) + "}"
+    if value and isinstance(value, list):
+        return "[\n" + ",\n".join(map(json.dumps, value)) + "]"
+    return json.dumps(value)
 
 
 def _encode_shard(shard: ShardEntry) -> dict[str, Any]:
-    def encode(file: File) -> dict[str, Any]:
-        return {"name": file.name, "size": file.size, "sha256": file.sha256}
-
     return {
         "id": shard.id,
         "items": shard.items,
         "members": shard.members,
         "codes": dict(shard.codes),
         "rows": dict(shard.rows),
-        "files": {role: encode(file) for role, file in shard.files.items()},
-        "tombstones": encode(shard.tombstones) if shard.tombstones else None,
+        "files": {role: file.encode() for role, file in shard.files.items()},
+        "tombstones": shard.tombstones.encode() if shard.tombstones else None,
         "dead_items": shard.dead_items,
         "dead_members": shard.dead_members,
+        "disabled_items": shard.disabled_items,
+        "disabled_members": shard.disabled_members,
     }
 
 
@@ -132,32 +194,36 @@ def decode(path: Path, data: bytes) -> Manifest:
     try:
         value = json.loads(data)
         version = value["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFileError(path, "manifest", "JSON with format_version", error) from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise FormatTooNewError(path, version, FORMAT_VERSION)
     try:
+        disabled = value["disabled"]
         return Manifest(
             generation=int(value["generation"]),
-            created_at=str(value["created_at"]),
             specs=tuple(
                 Spec(spec["algorithm"], int(spec["bits"]), int(spec["version"]), spec["profile"])
                 for spec in value["specs"]
             ),
             shards=tuple(_decode_shard(shard) for shard in value["shards"]),
             columns={str(name): str(kind) for name, kind in value["columns"].items()},
+            disabled=Disabled(
+                frozenset(map(str, disabled["contributions"])),
+                frozenset(map(str, disabled["sources"])),
+            ),
+            log=Log(
+                tuple(decode_file(file) for file in value["log"]["files"]),
+                tuple(decode_commit(commit) for commit in value["log"]["newest"]),
+            ),
+            kept=tuple(_decode_pointer(old) for old in value["kept"]),
+            erased=int(value["erased"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CorruptFileError(path, "manifest", "all fields of format 1", repr(error)) from error
 
 
 def _decode_shard(value: Mapping[str, Any]) -> ShardEntry:
-    def decode_file(entry: Mapping[str, Any]) -> File:
-        parts = str(entry["name"]).split("/")
-        if ".." in parts or "" in parts:  # never follow a manifest out of its directory
-            raise ValueError(f"file name {entry['name']!r}")
-        return File(str(entry["name"]), int(entry["size"]), str(entry["sha256"]))
-
     return ShardEntry(
         id=str(value["id"]),
         items=int(value["items"]),
@@ -168,7 +234,74 @@ def _decode_shard(value: Mapping[str, Any]) -> ShardEntry:
         tombstones=decode_file(value["tombstones"]) if value["tombstones"] else None,
         dead_items=int(value["dead_items"]),
         dead_members=int(value["dead_members"]),
+        disabled_items=int(value["disabled_items"]),
+        disabled_members=int(value["disabled_members"]),
     )
+
+
+def _decode_pointer(value: Mapping[str, Any]) -> Pointer:
+    if generation_of(value["name"]) is None:  # never follow a manifest out of its directory
+        raise ValueError(f"manifest name {value['name']!r}")
+    return Pointer(value["name"], str(value["sha256"]))
+
+
+def generation_of(name: str) -> int | None:
+    """Return the generation whose manifest has this file name; None if it is no such name."""
+    parsed = _MANIFEST_NAME.fullmatch(name)
+    return int(parsed[1]) if parsed else None
+
+
+def read_pointer(directory: Path) -> Pointer:
+    """Read ``CURRENT``.
+
+    Raises
+    ------
+    IndexNotFoundError
+        No directory, or none with a ``CURRENT``.
+    CorruptFileError
+        It does not name a manifest.
+    """
+    if not fs.exists(directory):
+        raise IndexNotFoundError(directory, "there is no such directory")
+    current = directory / CURRENT
+    try:
+        line = fs.read_file(current, 4096).decode("ascii", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexNotFoundError(directory, "it has no file CURRENT") from None
+    parsed = _CURRENT_LINE.fullmatch(line)
+    if parsed is None:
+        raise CorruptFileError(current, "content", "the name of a manifest", repr(line[:100]))
+    return Pointer(parsed[2], parsed[1])
+
+
+def decode_checked(path: Path, data: bytes, sha256: str) -> Manifest:
+    """Read a manifest of which the SHA-256 is known; raises `CorruptFileError` if it has another.
+
+    Raises
+    ------
+    CorruptFileError, FormatTooNewError
+        As `decode`.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise CorruptFileError(path, "SHA-256", sha256, digest)
+    return decode(path, data)
+
+
+def read(directory: Path, pointer: Pointer) -> Manifest:
+    """Read the manifest that `pointer` names.
+
+    Raises
+    ------
+    CorruptFileError, FormatTooNewError
+        It is missing or damaged, or written by a later version.
+    """
+    path = directory / pointer.name
+    try:
+        data = fs.read_file(path, LIMIT)
+    except FileNotFoundError:
+        raise CorruptFileError(path, "manifest", "a file", "none") from None
+    return decode_checked(path, data, pointer.sha256)
 
 
 def read_current(directory: Path) -> Manifest:
@@ -181,85 +314,11 @@ def read_current(directory: Path) -> Manifest:
     CorruptFileError, FormatTooNewError
         ``CURRENT`` or the manifest is damaged, or written by a later version.
     """
-    if not directory.exists():
-        raise IndexNotFoundError(directory, "there is no such directory")
-    current = directory / CURRENT
-    try:
-        line = fs.read_file(current, 4096).decode("ascii", "replace")
-    except (FileNotFoundError, NotADirectoryError):
-        raise IndexNotFoundError(directory, "it has no file CURRENT") from None
-    parsed = _CURRENT_LINE.fullmatch(line)
-    if parsed is None:
-        raise CorruptFileError(current, "content", "the name of a manifest", repr(line[:100]))
-    path = directory / parsed[2]
-    try:
-        data = fs.read_file(path, _LIMIT)
-    except FileNotFoundError:
-        raise CorruptFileError(path, "manifest", "a file", "none") from None
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != parsed[1]:
-        raise CorruptFileError(path, "SHA-256", parsed[1], digest)
-    return decode(path, data)
+    return read(directory, read_pointer(directory))
 
 
-def read_all(directory: Path) -> list[Manifest]:
-    """Read every manifest that is there, live or kept; raises as `decode` does."""
-    return [
-        decode(path, fs.read_file(path, _LIMIT))
-        for path in sorted(directory.iterdir())
-        if _MANIFEST_NAME.fullmatch(path.name)
-    ]
-
-
-def make_current(directory: Path, manifest: Manifest) -> None:
+def make_current(directory: Path, manifest: Manifest) -> Pointer:
     """Write `manifest` and make it the live one: the commit, durable when this returns."""
     written = fs.replace_file(directory / manifest.name, manifest.encode())
     fs.replace_file(directory / CURRENT, f"{written.sha256}  {manifest.name}\n".encode())
-
-
-def superseded(directory: Path, manifest: Manifest) -> list[Path]:
-    """Return the manifests that are too old for any reader that is just opening the index."""
-    return [
-        path
-        for path in directory.iterdir()
-        if (name := _MANIFEST_NAME.fullmatch(path.name))
-        and int(name[1]) + KEPT_MANIFESTS <= manifest.generation
-    ]
-
-
-def temporaries(directory: Path) -> list[Path]:
-    """Return the files of commits that were cut off before a rename."""
-    return [path for path in directory.iterdir() if _TEMPORARY_NAME.fullmatch(path.name)]
-
-
-def check_creatable(directory: Path, folders: set[str], lock: str) -> None:
-    """Check that an index may be created in `directory`: it is absent, empty, or was begun before.
-
-    `folders` are those of shards and tombstones, `lock` the name of the lock file.
-
-    Raises
-    ------
-    IndexExistsError
-        It holds anything that is not ours.
-    CorruptFileError
-        It holds an index whose ``CURRENT`` is gone: nothing must be written over that.
-    """
-    if not directory.exists():
-        return
-    if not directory.is_dir():
-        raise IndexExistsError(directory)
-    paths = list(directory.iterdir())
-    if any(_MANIFEST_NAME.fullmatch(path.name) and path.name != _FIRST for path in paths):
-        remedy = "the output of 'sha256sum manifest-N.json' for the highest N"
-        raise CorruptFileError(directory / CURRENT, "content", remedy, "no file")
-    for path in paths:
-        is_ours = path.name in {lock, _FIRST} or _TEMPORARY_NAME.fullmatch(path.name)
-        is_folder = path.name in folders and path.is_dir()
-        if not is_ours and not (is_folder and not any(path.iterdir())):
-            raise IndexExistsError(directory)
-
-
-def forget(directory: Path) -> None:
-    """Remove ``CURRENT`` and the manifest of an index that never came to its first commit."""
-    fs.remove(directory / CURRENT)
-    fs.remove(directory / _FIRST)
+    return Pointer(manifest.name, written.sha256)

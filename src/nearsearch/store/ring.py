@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from nearsearch import plan
-from nearsearch.errors import RingWarning
+from nearsearch.errors import CorruptFileError, RingWarning
 from nearsearch.store import fs
+from nearsearch.store.files import map_checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,13 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nearsearch.store.manifest import File
+    from nearsearch.store.files import File
 
 PARTS: Final = ("layout", "offsets", "postings")
 _PARTITIONS: Final = 512  # of a band while it is sorted: each then fits the second-level cache
 _THREADS: Final = 2
 _UNEVEN: Final = -1  # parity where the weights of the codes are of both kinds
-_HEADER: Final = 128  # bytes of a .npy header of ours
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,9 @@ def open_ring(root: Path, files: Mapping[str, File], spec: str, n: int, bits: in
         layout = _layout(widths, n)
         _expect(offsets, np.uint32, (int(layout[-1, 2]) + 2 ** widths[-1] + 1,))
         _expect(postings, np.uint16, (len(widths) * n, 3))
-    except (OSError, ValueError) as error:
-        warnings.warn(RingWarning(root, spec, str(error)), stacklevel=2)
+    except (CorruptFileError, OSError, ValueError) as error:
+        reason = error.summary if isinstance(error, CorruptFileError) else str(error)
+        warnings.warn(RingWarning(root, spec, reason), stacklevel=2)
         return None
     costs = [plan.PROBE_COST, plan.CANDIDATE_COST, plan.scan_cost(n, bits // 8)]
     return Ring(
@@ -209,18 +210,14 @@ def _header(shape: tuple[int, ...], dtype: Any) -> bytes:
 def _map(root: Path, file: File | None) -> NDArray[Any]:
     if file is None:
         raise ValueError("a file of it is not in the manifest")
-    path = root / file.name
-    if fs.size_of(path) != file.size or file.size < _HEADER:
-        found = fs.size_of(path)
-        actual = "no file" if found is None else f"{found} bytes"
-        raise ValueError(f"{file.name}: expected {file.size} bytes, found {actual}")
-    header = io.BytesIO(fs.read_file(path, 1 << 10))
+    data = map_checked(root, file)
+    header = io.BytesIO(bytes(data[: 1 << 10]))
     np.lib.format.read_magic(header)
     shape, _, dtype = np.lib.format.read_array_header_1_0(header)
     nbytes = int(np.prod(shape)) * dtype.itemsize
     if dtype.hasobject or header.tell() + nbytes != file.size:
         raise ValueError(f"{file.name}: its header does not fit its length")
-    return fs.map_bytes(path, header.tell(), nbytes).view(dtype).reshape(shape)
+    return data[header.tell() :].view(dtype).reshape(shape)
 
 
 def _expect(array: NDArray[Any], dtype: Any, shape: tuple[int, ...]) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from nearsearch.errors import CorruptFileError, MetadataError
 from nearsearch.store import fs
+from nearsearch.store.files import File, map_checked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,16 +71,18 @@ KEYS: Final = pa.schema(
 
 TOMBSTONES: Final = pa.schema(
     [
-        pa.field("members", pa.list_(pa.uint32()), nullable=False),  # replaced or removed; sorted
-        pa.field("items", pa.list_(pa.uint32()), nullable=False),  # without a live member; sorted
+        pa.field("members", pa.list_(pa.uint32()), nullable=False),  # removed or replaced; sorted
+        pa.field("items", pa.list_(pa.uint32()), nullable=False),  # without a living member
+        pa.field("disabled_members", pa.list_(pa.uint32()), nullable=False),  # living
+        pa.field("disabled_items", pa.list_(pa.uint32()), nullable=False),  # with such members only
     ]
 )
-"""One row: the dead of one shard."""
+"""One row: what is hidden of one shard."""
 
 HIT_COLUMNS: Final = (
     *("query", "query_index", "key", "distance", "spec", "quality", "contribution", "source"),
     *("labels", "added_at", "view", "time_ms", "kind", "format", "size", "width", "height"),
-    *("item_id", "mtime_ns"),
+    *("item_id", "mtime_ns", "generation"),
 )
 """Columns of a table of hits, in order, before the callers' own, which cannot take these names."""
 
@@ -111,26 +114,30 @@ def create_ipc(path: Path, table: pa.Table) -> fs.Written:
     return file.written
 
 
-def from_ipc(path: Path, expected: pa.Schema) -> pa.Table:
+def from_ipc(root: Path, file: File, expected: pa.Schema) -> pa.Table:
     """Map an Arrow IPC file and check that it holds at least the columns of `expected`.
 
-    Only the file's footer and dictionaries are read here; columns are read when they are used.
+    Only the file's ends and dictionaries are read here; columns are read when they are used, and
+    what they say is checked there (`nearsearch.store.untrusted`).
 
     Raises
     ------
     CorruptFileError
-        Not an Arrow file, more than one batch, or a column missing or of another type.
+        Missing, cut short, altered at an end, not an Arrow file, more than one batch, or a column
+        missing or of another type.
     """
+    data, path = map_checked(root, file), root / file.name
     try:
-        data = fs.map_bytes(path, 0, fs.size_of(path) or 0)
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(data)))
-        table = pa.Table.from_batches(
-            [reader.get_batch(i) for i in range(reader.num_record_batches)], reader.schema
-        )
-    except pa.ArrowException as error:
+        if reader.num_record_batches != 1:
+            raise CorruptFileError(path, "record batches", 1, reader.num_record_batches)
+        table = pa.Table.from_batches([reader.get_batch(0)], reader.schema)
+        table.validate()
+        names = table.column_names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(path, "Arrow IPC file", "a readable file", error) from error
-    if reader.num_record_batches != 1:
-        raise CorruptFileError(path, "record batches", 1, reader.num_record_batches)
+    if len(set(names)) < len(names):
+        raise CorruptFileError(path, "columns", "names that differ", names)
     for field in expected:
         position = table.schema.get_field_index(field.name)
         found = table.schema.field(position).type if position >= 0 else "no such column"
@@ -173,6 +180,44 @@ def numbers(column: Any) -> NDArray[Any]:
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """Return the given rows of `table` in one chunk; all of them, ascending, cost nothing."""
     return one_chunk(table if len(rows) == len(table) else table.take(pa.array(rows)))
+
+
+def pruned(table: pa.Table) -> pa.Table:
+    """Return `table`, in one chunk, without the dictionary entries that no row uses.
+
+    Rows that are left out must not leave their names behind.
+    """
+    for position, field in enumerate(table.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        column = one_array(table[field.name])
+        # A slice of an array shares its buffers: what is not null is looked at by itself.
+        indices = column.indices.drop_null().to_numpy()
+        used = np.flatnonzero(np.bincount(indices, minlength=len(column.dictionary)))
+        if len(used) == len(column.dictionary):
+            continue
+        rank = np.zeros(len(column.dictionary), np.int32)
+        rank[used] = np.arange(len(used), dtype=np.int32)
+        renumbered = pa.array(rank).take(column.indices).cast(field.type.index_type)
+        values = column.dictionary.take(pa.array(used))
+        array = pa.DictionaryArray.from_arrays(renumbered, values, ordered=field.type.ordered)
+        table = table.set_column(position, field, array)
+    return table
+
+
+def names_in(column: Any) -> tuple[NDArray[np.int64], list[str]]:
+    """Return a dictionary column without nulls as the number of each row's name, and the names.
+
+    Raises
+    ------
+    IndexError
+        A row has a number without a name: the column is damaged.
+    """
+    array = one_array(column)
+    names, numbers_ = array.dictionary.to_pylist(), array.indices.to_numpy().astype(np.int64)
+    if len(numbers_) and not 0 <= numbers_.min() <= numbers_.max() < len(names):
+        raise IndexError("a row has no name")
+    return numbers_, names
 
 
 def constant(value: str, length: int) -> pa.DictionaryArray:

@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nearsearch.errors import CorruptFileError
+from nearsearch.errors import CorruptFileError, GenerationNotKeptError
+from nearsearch.store import fs, schema, untrusted
 from nearsearch.store import manifest as manifests
-from nearsearch.store import schema
 from nearsearch.store.shard import open_shard
+from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,21 +20,53 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nearsearch.store.manifest import Manifest
+    from nearsearch.store.manifest import Manifest, ShardEntry
     from nearsearch.store.shard import Shard
 
 
 class Snapshot:
-    """The live shards of one generation. Never changes; writers cannot touch what it maps."""
+    """The live shards of one generation. Never changes; writers cannot touch what it maps.
 
-    def __init__(self, root: Path) -> None:
-        """Open the newest generation; reads headers and sizes only.
+    As long as it lives, what it needs stays on the disk, unless it is erased. Even then it goes on
+    to work: it has mapped all its files.
+    """
+
+    def __init__(self, root: Path, generation: int | None = None, old: Snapshot | None = None):
+        """Open a generation, by default the newest; reads headers and sizes only.
+
+        Parameters
+        ----------
+        old
+            A snapshot of the same index: shards that are the same are not opened again.
 
         Raises
         ------
         IndexNotFoundError, CorruptFileError, FormatTooNewError
+        GenerationNotKeptError
+            There is no such generation, or no longer.
         """
-        self.manifest, self.shards = _open_newest(root)
+        self.manifest: Manifest
+        self.shards: list[Shard]
+        known: dict[tuple[str, ...], Shard] = {}
+        if old is not None:
+            keys = map(_identity, old.manifest.shards)
+            known = dict(zip(keys, old.shards, strict=True))
+        self.root = root
+        self.manifest, self.hold = _hold(root, generation)
+        while True:
+            try:
+                self.shards = [
+                    known.get(_identity(entry)) or open_shard(root, entry)
+                    for entry in self.manifest.shards
+                ]
+                break
+            except CorruptFileError:
+                # On a file system without locks a writer may have removed what was just read.
+                if generation is not None or (
+                    manifests.read_pointer(root).name == self.manifest.name
+                ):
+                    raise
+                self.manifest, self.hold = _hold(root, None)
         self._first_row: dict[str, NDArray[np.int64]] = {}
 
     def first_rows(self, spec: str) -> NDArray[np.int64]:
@@ -94,12 +127,16 @@ class Snapshot:
             if len(local) == 0:
                 continue
             code_rows = shard.codes[spec]
-            item = code_rows.item[local]
-            table = code_rows.table.take(pa.array(local)).select([f.name for f in _ROW_FIELDS])
+            item = code_rows.item[local].astype(np.int64)
+            path = shard.folder and shard.folder / f"{spec}.rows.arrow"
+            wanted = code_rows.table.select([field.name for field in _ROW_FIELDS])
+            if path:
+                untrusted.check_dictionaries(wanted, path)
+            table = untrusted.take(wanted, local, path)
             quality = table["quality"]
             known = pc.if_else(pc.less(quality, 0), pa.scalar(None, pa.int8()), quality)
             table = table.set_column(0, "quality", known)
-            items = shard.items.take(pa.array(item))
+            items = shard.take_items(item)
             for field in _ITEM_FIELDS:
                 table = table.append_column(field, items[field.name])
             tables.append(table)
@@ -110,13 +147,17 @@ class Snapshot:
         return schema.one_chunk(pa.concat_tables(tables)), np.concatenate(ids)
 
     def _members(self, ids: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], pa.Table]:
-        """Return all live members of the given items: position in `ids`, ascending, and table."""
+        """Return all members of the items that are neither dead nor disabled, and whose they are.
+
+        Position in `ids`, ascending, and table.
+        """
         holders, tables = [np.empty(0, np.int64)], [_all_columns(self).empty_table()]
         for shard in self.shards:
             position, row = shard.members_of(ids)
-            if len(position):
-                holders.append(position)
-                tables.append(shard.members.take(pa.array(row)))
+            shown = ~contains(shard.tombstones.disabled_members, row)
+            if shown.any():
+                holders.append(position[shown])
+                tables.append(shard.take_members(row[shown]))
         table = schema.one_chunk(pa.concat_tables(tables, promote_options="default"))
         holder = np.concatenate(holders)
         by = pa.table(
@@ -141,12 +182,29 @@ def _all_columns(snapshot: Snapshot) -> pa.Schema:
     return pa.schema(list(fields.values()))
 
 
-def _open_newest(root: Path) -> tuple[Manifest, list[Shard]]:
+def _identity(entry: ShardEntry) -> tuple[str, ...]:
+    """Return what two entries share if and only if the shard they open is the same."""
+    dead = entry.tombstones.name if entry.tombstones else ""
+    return entry.id, dead, *entry.files
+
+
+def _hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold]:
+    """Read the manifest of a generation, and keep writers from removing it."""
     while True:
-        manifest = manifests.read_current(root)
+        live = pointer = manifests.read_pointer(root)
+        if generation is not None and manifests.generation_of(live.name) != generation:
+            kept = manifests.read(root, live).kept
+            named = {manifests.generation_of(old.name): old for old in kept}
+            if generation not in named:
+                known = sorted(number for number in named if number is not None)
+                newest = manifests.generation_of(live.name)
+                raise GenerationNotKeptError(root, generation, [*known, newest])
+            pointer = named[generation]
         try:
-            return manifest, [open_shard(root, entry) for entry in manifest.shards]
-        except CorruptFileError:
-            # A writer may have moved on and collected garbage between the two reads.
-            if manifests.read_current(root).generation == manifest.generation:
-                raise
+            hold = fs.Hold(root / pointer.name)
+            data = hold.read(manifests.LIMIT)
+            return manifests.decode_checked(root / pointer.name, data, pointer.sha256), hold
+        except FileNotFoundError:
+            # A writer may have moved on between the two reads.
+            if manifests.read_pointer(root) == live:
+                raise CorruptFileError(root / pointer.name, "manifest", "a file", "none") from None

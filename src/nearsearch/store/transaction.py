@@ -1,4 +1,4 @@
-"""A transaction: records come in, and leave as shards, tombstones and one new manifest.
+"""A transaction: changes come in, and leave as shards, tombstones and one new manifest.
 
 Decides what of a batch is new: members are known by (contribution, key), items by id. Nothing is
 live before `commit`, and `discard` removes what was written.
@@ -6,35 +6,39 @@ live before `commit`, and `discard` removes what was written.
 
 from __future__ import annotations
 
-import secrets
+import difflib
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from nearsearch import codes as codes_module
 from nearsearch import plan
-from nearsearch.errors import DuplicateKeyError, MetadataError, OutcomeUnknownError
-from nearsearch.kernels.keys import hash_strings
-from nearsearch.store import compaction, fs, manifest, schema, shard
-from nearsearch.store import ring as rings
-from nearsearch.store.seen import Seen
+from nearsearch.errors import (
+    GenerationNotKeptError,
+    MetadataError,
+    OutcomeUnknownError,
+    UnknownNameError,
+)
+from nearsearch.store import build, compaction, log, members, retention, schema, shard
+from nearsearch.store import manifest as manifests
+from nearsearch.store.shardset import ShardSet
+from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from nearsearch.store.manifest import Manifest, ShardEntry
-    from nearsearch.store.shard import RawCodes, Shard
+    from nearsearch.store.build import RawCodes
+    from nearsearch.store.manifest import Disabled, Manifest, Pointer
+    from nearsearch.store.shard import Shard
 
-FLUSH_MEMBERS: Final = 2_000_000  # held in memory before they go to disk, uncommitted
 ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
-_NEVER: Final = 1 << 62  # codes: no ring, the shard will be merged into another
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,6 @@ class Batch:
     equal items. `raw` maps spec names to codes whose column `item` counts records.
     """
 
-    contribution: str
     items: pa.Table
     members: pa.Table
     raw: Mapping[str, RawCodes]
@@ -54,73 +57,82 @@ class Batch:
 class Transaction:
     """Changes to one snapshot, kept apart until `commit`. Needs the writer lock; one thread."""
 
-    def __init__(self, root: Path, base: Manifest, shards: list[Shard]) -> None:
-        self._root = root
-        self._base = base
-        self._entries = {entry.id: entry for entry in base.shards}
-        self._shards = {opened.id: opened for opened in shards}  # on disk and pending, in order
-        self._live = {entry.id for entry in base.shards}
-        self._seen_keys, self._seen_items = Seen(), Seen()  # of shards that are written, not live
-        self._touched: list[NDArray[np.bytes_]] = []
+    def __init__(
+        self, root: Path, base: Manifest, pointer: Pointer, shards: Sequence[Shard]
+    ) -> None:
+        """Begin at the live manifest `base`, which `pointer` names, with its opened shards."""
+        self._root, self._base, self._pointer = root, base, pointer
+        self._shards = ShardSet(root, base, shards)
         self._columns = dict(base.columns)
+        self._disabled = base.disabled
+        self._actions: dict[str, None] = {}
+        self._changed: set[str] = set()  # contributions
+        self._counts = dict.fromkeys(("added", "replaced", "removed"), 0)
+        self._remarks: list[str] = []
         self.may_be_live = False
         """Set when a commit begins: if it fails from here, nobody knows which manifest is live."""
+
+    @property
+    def base(self) -> Manifest:
+        """The manifest that is live."""
+        return self._base
+
+    @property
+    def shards(self) -> ShardSet:
+        """The shards as they are now, pending ones too."""
+        return self._shards
+
+    @property
+    def disabled(self) -> Disabled:
+        """What is disabled as of now."""
+        return self._disabled
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything was done that a commit would make live."""
+        return bool(self._actions)
 
     # --- look-ups -----------------------------------------------------------------------------
 
     def unchanged_files(
-        self,
-        contribution: str,
-        source: str,
-        labels: str,
-        keys: list[str],
-        stats: NDArray[np.int64],
+        self, wanted: pa.Table, source: str, labels: str, stats: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Tell which files are already members, by key, size and modification time.
 
         Parameters
         ----------
+        wanted
+            Columns `contribution` and `key`.
         labels
             The labels, joined by `schema.LABEL_SEPARATOR`; a member with others has changed.
         stats
             (n, 2): size in bytes and modification time in nanoseconds.
         """
-        key_array = pa.array(keys, pa.large_string())
-        hashes = hash_keys(contribution, key_array)
-        unchanged = np.zeros(len(keys), np.bool_)
-        for opened in self._shards.values():
-            position, row = self._same_key(opened, contribution, key_array, hashes)
+        hashes = members.hash_keys(wanted)
+        unchanged = np.zeros(len(wanted), np.bool_)
+        for opened in self._shards:
+            position, row = members.same_key(opened, wanted, hashes)
             if len(row) == 0:
                 continue
-            found = opened.members.select(["source", "labels", "mtime_ns"]).take(pa.array(row))
-            known = pa.array(stats[position, 1])
-            same = _same_values(found["mtime_ns"], known) & _same_marks(found, source, labels)
+            found = opened.take_members(row, ["source", "labels", "mtime_ns"])
+            same = members.same_values(found["mtime_ns"], pa.array(stats[position, 1]))
+            same &= members.same_marks(found, source, labels)
             sizes = self._sizes(opened.member_ids[row])
             unchanged[position] |= same & (sizes == stats[position, 0])
         return unchanged
 
     def _sizes(self, ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
         sizes = np.full(len(ids), -1, np.int64)
-        for opened in self._shards.values():
+        for opened in self._shards:
             row = opened.find_items(ids)
             known = np.flatnonzero(row >= 0)
-            size = opened.items["size"].take(pa.array(row[known])).fill_null(-1)
-            sizes[known] = size.to_numpy()
+            sizes[known] = opened.take_items(row[known], ["size"])["size"].fill_null(-1).to_numpy()
         return sizes
 
-    @staticmethod
-    def _same_key(
-        opened: Shard, contribution: str, keys: pa.Array, hashes: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the live members with these keys: (position in keys, member row)."""
-        position, row = opened.find_keys(hashes)
-        if len(row) == 0:
-            return position, row
-        found = opened.members.select(["key", "contribution"]).take(pa.array(row))
-        same_key = pc.equal(found["key"], keys.take(pa.array(position)))
-        same_contribution = pc.equal(found["contribution"].cast(pa.string()), contribution)
-        same = pc.and_(same_key, same_contribution).to_numpy()
-        return position[same], row[same]
+    def make_room(self) -> None:
+        """Let what is in memory go to disk if it is much; raises as `check_usable` does."""
+        self.check_usable()
+        self._shards.flush_if_large()
 
     # --- adding -------------------------------------------------------------------------------
 
@@ -137,28 +149,27 @@ class Transaction:
             One key stands for different items within the batch; nothing was taken in.
         MetadataError
             A column has another type than before.
+        CorruptFileError
+            A shard that was looked into is damaged.
         """
-        self._check_usable()
-        self._flush_if_large()
-        keys = schema.one_array(batch.members["key"])
-        hashes = hash_keys(batch.contribution, keys)
-        ids = schema.ids_of(batch.members)
+        self.make_room()
+        hashes, ids = members.hash_keys(batch.members), schema.ids_of(batch.members)
         status = np.full(len(ids), ADDED)
-        kept = _first_of_key(batch, keys, hashes, ids)
+        kept = members.first_of_key(batch.members, hashes)
         status[~kept] = UNCHANGED
-        self._check_columns(batch.members.schema)
+        self.check_columns(batch.members.schema)
         replaced: list[tuple[Shard, NDArray[np.int64]]] = []
-        for opened, asked in self._to_ask(self._seen_keys, hashes):
-            known = keys.take(pa.array(asked)), hashes[asked]
-            position, row = self._same_key(opened, batch.contribution, *known)
+        for opened, asked in self._shards.may_have_keys(hashes):
+            known = batch.members.select(["contribution", "key"]).take(pa.array(asked))
+            position, row = members.same_key(opened, known, hashes[asked])
             if len(row) == 0:
                 continue
             position = asked[position]
-            old, new = opened.members.take(pa.array(row)), batch.members.take(pa.array(position))
-            same = (opened.member_ids[row] == ids[position]) & _same_columns(old, new)
+            old, new = opened.take_members(row), batch.members.take(pa.array(position))
+            same = (opened.member_ids[row] == ids[position]) & members.same_columns(old, new)
             status[position[same]] = UNCHANGED
             # The same in all but its time: the new time is kept, so that it is known next time.
-            same &= _same_values(old["mtime_ns"], new["mtime_ns"])
+            same &= members.same_values(old["mtime_ns"], new["mtime_ns"])
             kept[position[same]] = False
             changed = position[~same]
             status[changed[kept[changed] & (status[changed] == ADDED)]] = REPLACED
@@ -166,36 +177,33 @@ class Transaction:
         if kept.any():
             # Built before anything is buried: a fault on the way must not leave a key without both.
             built = self._build(batch, hashes, ids, np.flatnonzero(kept))
-            self._shards[built.id] = built
             for opened, rows in replaced:
-                self._bury_members(opened, rows)
-            self._settle()
+                self._shards.bury(opened, rows)
+            self._shards.place(built)
+            self.count("add", status == ADDED, status == REPLACED, built.members)
         return status
 
-    def _to_ask(
-        self, seen: Seen, hashes: NDArray[np.uint64]
-    ) -> list[tuple[Shard, NDArray[np.int64]]]:
-        """Return the shards that may hold some of the hashes, each with the positions of those."""
-        known, everything = seen.find(hashes), np.arange(len(hashes))
-        written = self._entries.keys() - self._live
-        return [
-            (opened, known if key in written else everything)
-            for key, opened in self._shards.items()
-        ]
+    def count(
+        self,
+        action: str,
+        added: NDArray[np.bool_],
+        replaced: NDArray[np.bool_],
+        changed: pa.Table,
+    ) -> None:
+        """Count members for the log, by action, and the contributions they are of."""
+        self._actions[action] = None
+        self._counts["added"] += int(added.sum())
+        self._counts["replaced"] += int(replaced.sum())
+        self._changed.update(schema.names_in(changed["contribution"])[1])
 
-    def _check_columns(self, found: pa.Schema) -> None:
+    def check_columns(self, found: pa.Schema) -> None:
+        """Take note of the callers' columns; raise `MetadataError` if one has another type here."""
         new = {c.name: str(c.type) for c in found if c.name not in schema.MEMBERS.names}
         for name, kind in new.items():
             if self._columns.get(name, kind) != kind:
                 known = self._columns[name]
                 raise MetadataError(name, f"the index has it as {known}, this batch as {kind}")
         self._columns |= new
-
-    def _bury_members(self, opened: Shard, rows: NDArray[np.int64]) -> None:
-        if len(rows):
-            dead = np.union1d(opened.dead_members, rows).astype(np.uint32)
-            self._shards[opened.id] = replace(opened, dead_members=dead)
-            self._touched.append(opened.member_ids[rows])
 
     def _build(
         self,
@@ -207,15 +215,8 @@ class Transaction:
         """Return a pending shard of the kept records and of the items that are new."""
         first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
         candidates = kept[first]
-        candidates = candidates[shard.order_by_id([ids[candidates]], None)]
-        is_new = np.ones(len(candidates), np.bool_)
-        for opened, asked in self._to_ask(self._seen_items, shard.first_words(ids[candidates])):
-            row = opened.find_items(ids[candidates[asked]])
-            is_new[asked] &= row < 0
-            back = row[shard.contains(opened.dead_items, row)]
-            if len(back):
-                self._touched.append(opened.item_ids[back])
-        new = np.sort(candidates[is_new])
+        candidates = candidates[build.order_by_id([ids[candidates]], None)]
+        new = np.sort(candidates[self._shards.are_new(ids[candidates])])
         item_of_record = np.full(len(ids), -1)
         item_of_record[new] = np.arange(len(new))
         raw = {}
@@ -227,266 +228,251 @@ class Transaction:
                 position, schema.ROWS.field("item"), pa.array(item[rows].astype(np.uint32))
             )
             codes = part.codes if len(rows) == len(part.codes) else part.codes[rows]
-            raw[spec] = shard.RawCodes(codes, table)
-        return shard.build(
-            self._new_id(),
+            raw[spec] = build.RawCodes(codes, table)
+        return build.build(
+            self._shards.new_id(),
             schema.take(batch.items, new),
             schema.take(batch.members, kept),
             hashes[kept],
             raw,
         )
 
-    def _new_id(self) -> str:
-        return f"{self._base.generation + 1:06d}-{secrets.token_hex(4)}"
+    # --- removing and hiding ------------------------------------------------------------------
 
-    # --- pending shards -----------------------------------------------------------------------
+    def remove(self, choose: Callable[[Shard], NDArray[np.int64]]) -> int:
+        """Remove the members that `choose` names, rows of each shard; return how many they were.
 
-    def _pending(self) -> list[Shard]:
-        return [opened for opened in self._shards.values() if opened.id not in self._entries]
+        Shards are compared with their checksums before they are asked: what damage might choose is
+        not removed.
 
-    def _settle(self) -> None:
-        """Merge pending shards of similar size, so that n small batches cost n log n."""
-        pending = self._pending()
-        if sum(len(part.members) for part in pending) >= FLUSH_MEMBERS:
-            return  # the next batch writes them
-        tail = [pending.pop()]
-        size = len(tail[0].members)
-        while pending and len(pending[-1].members) <= 2 * size:
-            tail.append(pending.pop())
-            size += len(tail[-1].members)
-        if len(tail) > 1:
-            merged = compaction.merge(self._new_id(), tail[::-1])
-            for old in tail:
-                del self._shards[old.id]
-            self._shards[merged.id] = merged
+        Raises
+        ------
+        CorruptFileError
+            A shard is damaged; nothing was removed.
+        """
+        self.check_usable()
+        for opened in self._shards:
+            self._shards.check(opened, ("items", "members"))
+        total = 0
+        for opened in self._shards:
+            rows = choose(opened)
+            rows = rows[~contains(opened.tombstones.members, rows)]
+            if len(rows):
+                gone = opened.take_members(rows, ["contribution"])
+                self._changed.update(gone["contribution"].cast(pa.string()).unique().to_pylist())
+                self._shards.bury(opened, rows)
+                total += len(rows)
+        if total:
+            self._actions["remove"] = None
+            self._counts["removed"] += total
+        return total
 
-    def _flush_if_large(self) -> None:
-        """Write what is pending if it is much; it is on disk then, and still not live."""
-        pending = self._pending()
-        if sum(len(part.members) for part in pending) < FLUSH_MEMBERS:
-            return
-        self._mark_dead_items()
-        written = self._write(self._pending(), _NEVER)
-        if written:
-            self._seen_keys.add(schema.numbers(written.keys["key_hash"]))
-            self._seen_items.add(shard.first_words(written.item_ids))
+    def switch(self, action: str, contribution: str | None, source: str | None) -> None:
+        """``disable`` or ``enable`` a contribution and a source, those that are not None.
 
-    def _write(self, parts: list[Shard], min_ring_codes: int) -> Shard | None:
-        """Put one shard on disk in the place of several, without their dead, if any is alive."""
-        is_whole = len(parts) == 1 and not parts[0].has_dead
-        if is_whole and parts[0].id not in self._entries:
-            entry = shard.write(self._root, parts[0], min_ring_codes=min_ring_codes)
-        else:
-            new = self._new_id()
-            entry = compaction.write_merged(self._root, new, parts, min_ring_codes=min_ring_codes)
-        try:
-            written = shard.open_shard(self._root, entry)
-        except BaseException:  # the old ones stay, and the caller may try again
-            fs.remove(self._root / shard.SHARDS / entry.id)
-            raise
-        for old in parts:
-            del self._shards[old.id]
-            if self._entries.pop(old.id, None) and old.id not in self._live:
-                fs.remove(self._root / shard.SHARDS / old.id)
-        if not entry.items and not entry.members:
-            fs.remove(self._root / shard.SHARDS / entry.id)
-            return None
-        self._entries[entry.id], self._shards[entry.id] = entry, written
-        return written
+        Raises
+        ------
+        UnknownNameError
+            There is no such contribution or source, or it is not disabled.
+        CorruptFileError
+            A shard is damaged.
+        """
+        is_enabling, after = action == "enable", {}
+        for what, name in (("contribution", contribution), ("source", source)):
+            names: frozenset[str] = getattr(self._disabled, f"{what}s")
+            known = names if is_enabling else self._shards.names(what)
+            if name is not None and name not in known:
+                similar = difflib.get_close_matches(name, known)
+                raise UnknownNameError(f"disabled {what}" if is_enabling else what, name, similar)
+            changed = frozenset() if name is None else frozenset([name])
+            after[f"{what}s"] = names - changed if is_enabling else names | changed
+        self.disable(manifests.Disabled(**after), action)
+
+    def go_back(self, generation: int, author: str) -> tuple[Manifest, Pointer, list[Shard]]:
+        """Make the content of an earlier generation live again; see `Writer.rollback`."""
+        self.check_usable()
+        base = self._base
+        kept = {manifests.generation_of(old.name): old for old in base.kept}
+        if generation not in kept:
+            raise GenerationNotKeptError(self._root, generation, [*kept, base.generation])
+        old = manifests.read(self._root, kept[generation])
+        shards = [shard.open_shard(self._root, entry) for entry in old.shards]
+        new = replace(old, log=base.log, kept=base.kept, erased=base.erased)
+        self.note("rollback")
+        self.remark(f"to generation {generation}")
+        self.may_be_live = True
+        made, pointer = make_live(self._root, new, self.entry(new, author), self._pointer)
+        return made, pointer, shards
+
+    def disable(self, disabled: Disabled, action: str) -> None:
+        """Let exactly these contributions and sources be disabled, under that name in the log."""
+        self.check_usable()
+        if disabled != self._disabled:
+            self._actions[action] = None
+            self._changed |= disabled.contributions ^ self._disabled.contributions
+            self._disabled = disabled
+            for opened in self._shards:
+                self._shards.check(opened, ("members",))
+            self._shards.unmark()
+
+    # --- compaction ---------------------------------------------------------------------------
 
     def compact(self) -> None:
-        """Merge all shards into one, without the dead and with rings, if that changes anything."""
-        self._check_usable()
-        self._mark_dead_items()
-        parts = list(self._shards.values())
-        if compaction.is_worthwhile(parts) or any(map(self._has_damaged_ring, parts)):
-            self._write(parts, plan.MIN_RING_CODES)
+        """Merge all shards into one, without the dead and with rings, if that changes anything.
 
-    def _is_finished(self, opened: Shard) -> bool:
-        return opened.id in self._entries and all(
-            rows.ring is not None or len(rows.codes) < plan.MIN_RING_CODES_AT_COMMIT
-            for rows in opened.codes.values()
-        )
+        Raises
+        ------
+        CorruptFileError
+            A shard is damaged; nothing was changed.
+        """
+        self.check_usable()
+        self._shards.mark(self._disabled)
+        parts = list(self._shards)
+        if compaction.is_worthwhile(parts) or any(map(self._shards.has_damaged_ring, parts)):
+            self._actions["compact"] = None
+            self._shards.write(parts, plan.MIN_RING_CODES)
 
-    def _has_damaged_ring(self, opened: Shard) -> bool:
-        """Read the rings of a shard: what else is damaged cannot be built anew."""
-        entry = self._entries.get(opened.id)
-        files = [] if entry is None else entry.files.items()
-        return any(
-            fs.size_of(self._root / file.name) != file.size
-            or fs.checksum(self._root / file.name).sha256 != file.sha256
-            for role, file in files
-            if rings.is_role(role)
-        )
+    def tidy(self) -> bool:
+        """Do the merging that is due by `plan.tail_to_merge` or `plan.is_worn`; tell if any was."""
+        self.check_usable()
+        shards, done = self._shards, False
+        count = plan.tail_to_merge(shards.sizes(), plan.SMALL_SHARD, plan.MOST_MERGED)
+        if count > 1:
+            shards.write(shards.last(count), plan.MIN_RING_CODES)
+            done = True
+        for part in shards:
+            if plan.is_worn(len(part.members), len(part.tombstones.members)):
+                shards.write([part], plan.MIN_RING_CODES)
+                done = True
+        if done:
+            self._actions["compact"] = None
+            self.remark("automatic")
+        return done
 
     # --- commit -------------------------------------------------------------------------------
 
-    def commit(self) -> tuple[Manifest, list[Shard]]:
+    def remark(self, text: str) -> None:
+        """Let the log say this beside the actions."""
+        self._remarks.append(text)
+
+    def note(self, action: str) -> None:
+        """Let the log name an action."""
+        self._actions[action] = None
+
+    def commit(
+        self, author: str, *, erase: bool = False, repair: bool = False
+    ) -> tuple[Manifest, Pointer, list[Shard]]:
         """Make everything live in one step, durably; return the new manifest and its shards.
 
         Without changes nothing is written and the old manifest is returned.
+
+        Parameters
+        ----------
+        erase
+            Also rewrite every shard that holds anything dead, forget the names in the log that no
+            living member has, and keep no earlier generation.
+        repair
+            Commit also without changes; do not keep the generation before, and remove nothing.
         """
-        self._check_usable()
-        self._mark_dead_items()
-        own = [opened for opened in self._shards.values() if opened.id not in self._live]
-        if own and not (len(own) == 1 and self._is_finished(own[0])):
-            self._write(own, plan.MIN_RING_CODES_AT_COMMIT)
-        entries = tuple(
-            self._bury(self._shards[key], entry) for key, entry in self._entries.items()
-        )
-        if entries == self._base.shards and self._base.generation > 0:
-            return self._base, list(self._shards.values())
-        committed = replace(
-            self._base,
-            generation=self._base.generation + 1,
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            shards=entries,
-            columns=self._columns,
-        )
+        self.check_usable()
+        shards, base = self._shards, self._base
+        shards.mark(self._disabled)
+        shards.drop_empty()
+        own = shards.unfinished()
+        if own and not (len(own) == 1 and shards.is_written_with_ring(own[0])):
+            shards.write(self._with_small_before(own), plan.MIN_RING_CODES_AT_COMMIT)
+        if erase:
+            for part in shards:
+                if part.tombstones.has_dead:
+                    shards.write([part], plan.MIN_RING_CODES)
+            self.note("erase")
+        shards.mark(self._disabled)
+        entries = shards.entries()
+        if (
+            entries == base.shards
+            and self._disabled == base.disabled
+            and not (erase or repair)
+            and base.generation > 0
+        ):
+            return base, self._pointer, list(shards)
+        new = replace(base, shards=entries, columns=self._columns, disabled=self._disabled)
+        if erase:
+            new = self._without_traces(new)
         self.may_be_live = True
-        manifest.make_current(self._root, committed)
-        for path in manifest.superseded(self._root, committed):
-            fs.remove(path)
-        return committed, list(self._shards.values())
+        commit = self.entry(new, author)
+        made, pointer = make_live(self._root, new, commit, None if repair else self._pointer)
+        return made, pointer, list(shards)
+
+    def _with_small_before(self, own: list[Shard]) -> list[Shard]:
+        """Return what a commit makes one shard of: its own, and the small ones before them."""
+        sizes = self._shards.sizes()
+        sizes[len(sizes) - len(own) :] = [sum(len(part.members) for part in own)]
+        count = plan.tail_to_merge(sizes, plan.SMALL_SHARD, plan.MOST_MERGED_AT_COMMIT)
+        return self._shards.last(count - 1 + len(own))
+
+    def entry(self, new: Manifest, author: str) -> log.Commit:
+        """Return the entry of the log for what was done, which makes `new`."""
+        return log.Commit(
+            generation=self._base.generation + 1,
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            author=author,
+            actions=tuple(self._actions) or ("create",),
+            **self._counts,
+            items=new.items,
+            members=new.members,
+            contributions=tuple(sorted(self._changed)[: log.MOST_CONTRIBUTIONS]),
+            remark="; ".join(self._remarks),
+        )
+
+    def _without_traces(self, new: Manifest) -> Manifest:
+        """Take out of a manifest what only the dead gave it, now that no shard holds any."""
+        names, sources = self._shards.names("contribution"), self._shards.names("source")
+        columns = self._shards.columns()
+        self._changed &= names
+        self._disabled = manifests.Disabled(
+            self._disabled.contributions & names, self._disabled.sources & sources
+        )
+        return replace(
+            new,
+            columns={name: kind for name, kind in self._columns.items() if name in columns},
+            disabled=self._disabled,
+            log=log.without_names(self._root, new.log, names),
+            erased=self._base.generation,
+        )
 
     def discard(self) -> None:
         """Remove the shards this transaction wrote, unless a commit may have made them live."""
-        if self.may_be_live:
-            return  # what turns out to be garbage, the next writer collects
-        for key in self._entries.keys() - self._live:
-            fs.remove(self._root / shard.SHARDS / key)
+        if not self.may_be_live:  # else the next writer collects what turns out to be garbage
+            self._shards.discard()
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise `OutcomeUnknownError` if a commit failed after it had begun."""
         if self.may_be_live:
             raise OutcomeUnknownError(self._root, self._base.generation + 1)
 
-    def _mark_dead_items(self) -> None:
-        """Bring each shard's dead items up to date with the members that came and went."""
-        if not self._touched:
-            return
-        ids = np.unique(np.concatenate(self._touched))
-        self._touched.clear()
-        alive = np.zeros(len(ids), np.bool_)
-        for opened in self._shards.values():
-            position, _ = opened.members_of(ids)
-            alive[position] = True
-        for key, opened in list(self._shards.items()):
-            row = opened.find_items(ids)
-            back = row[(row >= 0) & alive]
-            gone = row[(row >= 0) & ~alive]
-            dead = np.union1d(np.setdiff1d(opened.dead_items, back), gone).astype(np.uint32)
-            if not np.array_equal(dead, opened.dead_items):
-                self._shards[key] = replace(opened, dead_items=dead)
 
-    def _bury(self, opened: Shard, entry: ShardEntry) -> ShardEntry:
-        """Write the tombstones of a shard if they are not what its entry says."""
-        changed = len(opened.dead_members) != entry.dead_members or not np.array_equal(
-            opened.dead_items, self._recorded_dead_items(entry)
-        )
-        if not changed:
-            return entry
-        table = pa.table(
-            {
-                "members": pa.array([opened.dead_members], pa.list_(pa.uint32())),
-                "items": pa.array([opened.dead_items], pa.list_(pa.uint32())),
-            },
-            schema.TOMBSTONES,
-        )
-        name = f"{shard.TOMBSTONES}/{entry.id}-{self._new_id()}.arrow"
-        written = schema.create_ipc(self._root / name, table)
-        fs.sync_directory(self._root / shard.TOMBSTONES)
-        return replace(
-            entry,
-            tombstones=manifest.File(name, written.size, written.sha256),
-            dead_items=len(opened.dead_items),
-            dead_members=len(opened.dead_members),
-        )
+def make_live(
+    root: Path, new: Manifest, commit: log.Commit, live: Pointer | None
+) -> tuple[Manifest, Pointer]:
+    """Write `new` as the manifest of `commit` and make it live; then remove what is not needed.
 
-    def _recorded_dead_items(self, entry: ShardEntry) -> NDArray[np.uint32]:
-        if entry.tombstones is None:
-            return shard.NO_ROWS
-        table = schema.from_ipc(self._root / entry.tombstones.name, schema.TOMBSTONES)
-        return schema.numbers(table["items"].combine_chunks().flatten())
-
-
-# --- helpers ----------------------------------------------------------------------------------
-
-
-def hash_keys(contribution: str, keys: pa.Array) -> NDArray[np.uint64]:
-    """Return the 64-bit hash of each (contribution, key); `keys` is a large_string array."""
-    seed = _hash(pa.array([contribution], pa.large_string()), np.zeros(1, np.uint64))
-    return _hash(keys, np.full(len(keys), seed[0]))
-
-
-def _hash(texts: pa.Array, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    _, offset_buffer, data_buffer = texts.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    data = np.frombuffer(data_buffer or b"", np.uint8)
-    hashes = np.empty(len(texts), np.uint64)
-    hash_strings(offsets, data, seeds, hashes)
-    return hashes
-
-
-def _first_of_key(
-    batch: Batch, keys: pa.Array, hashes: NDArray[np.uint64], ids: NDArray[np.bytes_]
-) -> NDArray[np.bool_]:
-    """Tell which records are the first of their key; refuse keys of two different items."""
-    kept = np.ones(len(keys), np.bool_)
-    ordered = np.sort(hashes)
-    if (ordered[1:] != ordered[:-1]).all():
-        return kept
-    repeated = np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
-    first: dict[str, int] = {}
-    pairs = []
-    for row in np.flatnonzero(repeated):
-        earlier = first.setdefault(keys[int(row)].as_py(), int(row))
-        if earlier != row:
-            pairs.append((earlier, row))
-    if pairs:
-        earlier, later = np.array(pairs).T
-        old, new = (batch.members.take(pa.array(rows)) for rows in (earlier, later))
-        differs = (ids[earlier] != ids[later]) | ~_same_columns(old, new)
-        if differs.any():
-            key = keys[int(later[np.argmax(differs)])].as_py()
-            raise DuplicateKeyError(key, batch.contribution)
-        kept[later] = False
-    return kept
-
-
-def _same_marks(found: pa.Table, source: str, labels: str) -> NDArray[np.bool_]:
-    same_source = pc.equal(found["source"].cast(pa.string()), source)
-    same_labels = pc.equal(pc.binary_join(found["labels"], schema.LABEL_SEPARATOR), labels)
-    return pc.and_(same_source, same_labels).to_numpy()  # type: ignore[no-any-return]
-
-
-def _same_columns(old: pa.Table, new: pa.Table) -> NDArray[np.bool_]:
-    """Compare what callers say of members (not times of adding), row by row; null equals null."""
-    names = [*dict.fromkeys([*new.column_names, *old.column_names])]
-    same = np.ones(len(old), np.bool_)
-    for name in names:
-        if name in ("item_id", "key", "contribution", "added_at", "mtime_ns"):
-            continue
-        left, right = (
-            table[name] if name in table.column_names else pa.nulls(len(old))
-            for table in (old, new)
-        )
-        if name == "labels":  # no label is empty or contains the separator
-            left, right = (pc.binary_join(part, schema.LABEL_SEPARATOR) for part in (left, right))
-        same &= _same_values(left, right)
-    return same
-
-
-def _same_values(left: Any, right: Any) -> NDArray[np.bool_]:
-    """Compare two columns row by row; null equals null, and NaN equals NaN."""
-    if pa.types.is_dictionary(left.type):
-        left, right = left.cast(left.type.value_type), right.cast(left.type.value_type)
-    try:
-        equal = pc.fill_null(pc.equal(left, right), False)
-        equal = pc.or_(equal, pc.and_(pc.is_null(left), pc.is_null(right)))
-        if pa.types.is_floating(left.type) and pa.types.is_floating(right.type):
-            both_nan = pc.and_(pc.is_nan(left), pc.is_nan(right))
-            equal = pc.or_(equal, pc.fill_null(both_nan, False))
-        return equal.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested types, or null against typed
-        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
-        return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))
+    `live` is the manifest until now; None to keep none but those that `new` keeps, and to remove
+    nothing.
+    """
+    if new.erased == commit.generation - 1:
+        kept: tuple[Pointer, ...] = ()
+    elif live is None:
+        kept = new.kept
+    else:
+        kept = retention.to_keep(root, new.kept, live)
+    made = replace(
+        new,
+        generation=commit.generation,
+        log=log.extended(root, new.log, commit),
+        kept=kept,
+    )
+    pointer = manifests.make_current(root, made)
+    if live is not None:
+        with suppress(OSError):  # it is live: what could not be removed is garbage, for later
+            retention.collect(root, made)
+    return made, pointer

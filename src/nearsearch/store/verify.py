@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from nearsearch.errors import FormatError, FormatTooNewError, NearsearchError, RingWarning
-from nearsearch.store import fs, schema
+from nearsearch.errors import (
+    CorruptFileError,
+    FormatError,
+    FormatTooNewError,
+    NearsearchError,
+    RingWarning,
+)
+from nearsearch.store import build, schema
 from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
-from nearsearch.store.shard import open_shard
+from nearsearch.store.files import problem_of
+from nearsearch.store.shard import SHARDS, open_shard
+from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
 
-    from nearsearch.store.manifest import File, Manifest, ShardEntry
+    from numpy.typing import NDArray
+
+    from nearsearch.store.files import File
+    from nearsearch.store.manifest import Manifest, Pointer, ShardEntry
     from nearsearch.store.shard import Shard
 
 
@@ -60,58 +71,76 @@ def verify(
     except FormatError as error:
         if isinstance(error, FormatTooNewError):
             raise
-        return [Damage(str(root), str(error), "the whole index: its list of files is unreadable")]
+        where = error.path if isinstance(error, CorruptFileError) else str(root)
+        return [Damage(where, str(error), "the whole index: its list of files is unreadable")]
     return list(_check(root, manifest, on_progress or (lambda done, total: None)))
 
 
 def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> Iterator[Damage]:
-    total = sum(file.size for entry in manifest.shards for _, file in _files(entry))
+    total = sum(file.size for _, file in manifest.named_files())
     done = 0
+
+    def count(read: int) -> None:
+        nonlocal done
+        done += read
+        tell(done, total)
+
+    seen: set[str] = set()
     opened: list[Shard] = []
     for entry in manifest.shards:
         is_whole = True
-        for role, file in _files(entry):
-            problem = _problem(root / file.name, file)
+        for role, file in entry.all_files():
+            seen.add(file.name)
+            problem = damage_of(root, file, count)
             if problem and rings.is_role(role):
                 costs = _costs_of_ring(root, manifest, entry, role.split("/")[1])
                 yield Damage(str(root / file.name), problem, costs)
             elif problem:
                 is_whole = False
                 yield Damage(str(root / file.name), problem, _costs(entry))
-            done += file.size
-            tell(done, total)
         if not is_whole:
             continue
         try:
             shard = open_shard(root, entry)
         except NearsearchError as error:
-            yield Damage(str(root / "shards" / entry.id), str(error), _costs(entry))
+            yield Damage(str(root / SHARDS / entry.id), str(error), _costs(entry))
             continue
         problems = list(_inconsistencies(shard))
         for problem in problems:
-            yield Damage(str(root / "shards" / entry.id), problem, _costs(entry))
+            yield Damage(str(root / SHARDS / entry.id), problem, _costs(entry))
         if not problems:
             opened.append(shard)
     if opened and len(opened) == len(manifest.shards):
         yield from _inconsistencies_between(root, opened)
+    for file in manifest.log.files:
+        seen.add(file.name)
+        if problem := damage_of(root, file, count):
+            yield Damage(str(root / file.name), problem, "commits of the log; no match")
+    for pointer in manifest.kept:
+        yield from _check_kept(root, pointer, seen)
 
 
-def _files(entry: ShardEntry) -> list[tuple[str, File]]:
-    """Return role and file of everything that belongs to a shard."""
-    dead = [("tombstones", entry.tombstones)] if entry.tombstones else []
-    return [*entry.files.items(), *dead]
-
-
-def _problem(path: Path, file: File) -> str | None:
+def _check_kept(root: Path, pointer: Pointer, seen: set[str]) -> Iterator[Damage]:
+    """Check an earlier generation, so far as its files are not those of a later one."""
+    costs = f"generation {manifests.generation_of(pointer.name)}, which is kept; nothing of today's"
     try:
-        found = fs.checksum(path)
+        manifest = manifests.read(root, pointer)
+    except (FormatError, OSError) as error:
+        yield Damage(str(root / pointer.name), str(error), costs)
+        return
+    for _, file in manifest.named_files():
+        if file.name not in seen:
+            seen.add(file.name)
+            if problem := damage_of(root, file):
+                yield Damage(str(root / file.name), problem, costs)
+
+
+def damage_of(root: Path, file: File, on_read: Callable[[int], None] | None = None) -> str | None:
+    """Say what is wrong with a file; a disk that cannot read it is wrong too."""
+    try:
+        return problem_of(root, file, on_read)
     except OSError as error:
         return error.strerror or str(error)
-    if found.size != file.size:
-        return f"{found.size} bytes instead of {file.size}"
-    if found.sha256 != file.sha256:
-        return "its SHA-256 is not the one it was written with"
-    return None
 
 
 def _costs(entry: ShardEntry) -> str:
@@ -141,19 +170,14 @@ def _inconsistencies(shard: Shard) -> Iterator[str]:
     members = np.sort(schema.numbers(shard.keys["member"]))
     if not np.array_equal(members, np.arange(len(shard.members))):
         yield "keys.arrow does not list every member once"
-    for what, dead, count in (
-        ("items", shard.dead_items, len(shard.items)),
-        ("members", shard.dead_members, len(shard.members)),
-    ):
-        if len(dead) and (dead[-1] >= count or (dead[:-1] >= dead[1:]).any()):
-            yield f"the tombstones of {what} are not ascending rows of {what}.arrow"
     hashes = schema.numbers(shard.keys["key_hash"])
     if not (hashes[:-1] <= hashes[1:]).all():
         yield "keys.arrow is not sorted by key_hash"
     for spec, rows in shard.codes.items():
         if len(rows.code) and not (rows.code[:-1] <= rows.code[1:]).all():
             yield f"{spec}.rows.arrow is not sorted by code"
-        if not np.array_equal(np.unique(rows.code), np.arange(len(rows.codes))):
+        steps = np.diff(rows.code.astype(np.int64), prepend=-1)
+        if not np.isin(steps, (0, 1)).all() or steps.sum() != len(rows.codes):
             yield f"{spec}.rows.arrow does not describe every code"
         if len(rows.item) and rows.item.max() >= len(shard.items):
             yield f"{spec}.rows.arrow points outside items.arrow"
@@ -161,23 +185,35 @@ def _inconsistencies(shard: Shard) -> Iterator[str]:
 
 def _inconsistencies_between(root: Path, shards: list[Shard]) -> Iterator[Damage]:
     """Check what only all shards together show: items without members, members without items."""
-    items = np.concatenate([shard.item_ids for shard in shards])
-    living = []
+    living, shown = [], []
     for shard in shards:
-        alive = np.ones(len(shard.members), np.bool_)
-        alive[shard.dead_members] = False
-        living.append(shard.member_ids[alive])
-    wanted = np.unique(np.concatenate(living))
-    if len(np.unique(items)) < len(items):
+        rows = shard.living_members()
+        living.append(shard.member_ids[rows])
+        is_shown = ~contains(shard.tombstones.disabled_members, rows)
+        shown.append(shard.member_ids[rows[is_shown]])
+    items = build.distinct_ids([shard.item_ids for shard in shards])
+    wanted, visible = build.distinct_ids(living), build.distinct_ids(shown)
+    if len(items) < sum(len(shard.items) for shard in shards):
         yield Damage(str(root), "an item stands in two shards", "each of its matches comes twice")
     for shard, members in zip(shards, living, strict=True):
-        path = str(root / "shards" / shard.id)
-        n_lost = int((~np.isin(members, items)).sum())
+        path = str(root / SHARDS / shard.id)
+        n_lost = int((~_are_among(items, members)).sum())
         if n_lost:
             problem = f"{n_lost:,} members belong to items that no shard holds"
             yield Damage(path, problem, f"{n_lost:,} members cannot be found by any search")
-        dead = np.flatnonzero(~np.isin(shard.item_ids, wanted))
-        if not np.array_equal(dead, shard.dead_items):
-            n_wrong = len(np.setxor1d(dead, shard.dead_items))
-            problem = f"the tombstones are wrong about {n_wrong:,} items"
-            yield Damage(path, problem, f"{n_wrong:,} items are hidden, or found without a member")
+        marks = shard.tombstones
+        is_dead = ~_are_among(wanted, shard.item_ids)
+        is_disabled = ~is_dead & ~_are_among(visible, shard.item_ids)
+        for found, recorded in ((is_dead, marks.items), (is_disabled, marks.disabled_items)):
+            wrong = np.setxor1d(np.flatnonzero(found), recorded)
+            if len(wrong):
+                problem = f"the tombstones are wrong about {len(wrong):,} items"
+                costs = f"{len(wrong):,} items are hidden, or found without a member"
+                yield Damage(path, problem, costs)
+
+
+def _are_among(ascending: NDArray[np.bytes_], ids: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    if len(ascending) == 0:
+        return np.zeros(len(ids), np.bool_)
+    place = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
+    return ascending[place] == ids  # type: ignore[no-any-return]

@@ -4,7 +4,8 @@ import pytest
 
 import nearsearch as ns
 from nearsearch import plan
-from nearsearch.store import fs, shard
+from nearsearch.errors import CorruptFileError, RingWarning
+from nearsearch.store import build, fs, shard, shardset
 
 CODES = np.random.default_rng(5).integers(0, 256, (300, 32), np.uint8)
 
@@ -15,10 +16,10 @@ def add(root, rows, **call):
 
 
 def members(root):
-    """All members, as a search of everything sees them."""
+    """All members, as a search of everything sees them, in whichever generation."""
     with ns.Index.open(root) as index:
         table = index.search(np.zeros((1, 32), np.uint8), 256, min_quality=0).to_arrow()
-        return sorted(map(repr, table.drop_columns(["added_at"]).to_pylist()))
+        return sorted(map(repr, table.drop_columns(["added_at", "generation"]).to_pylist()))
 
 
 def shards(root):
@@ -27,7 +28,14 @@ def shards(root):
 
 
 @pytest.fixture
-def many(tmp_path):
+def unmerged(monkeypatch):
+    """Every commit with members leaves a shard of its own."""
+    for name in ("SMALL_SHARD", "MOST_MERGED_AT_COMMIT", "MOST_MERGED"):
+        monkeypatch.setattr(plan, name, 0)
+
+
+@pytest.fixture
+def many(tmp_path, unmerged):
     """Five shards: items in two contributions, replaced members, other columns, one code twice."""
     root = tmp_path / "many.ns"
     add(root, range(100), contribution="A", qualities=np.full(100, 80))
@@ -50,7 +58,7 @@ def test_compacting_changes_no_answer(many):
     assert members(many) == before
     assert ns.verify(many) == []
     (only,) = shards(many)
-    assert len(only.dead_items) == len(only.dead_members) == 0
+    assert len(only.tombstones.items) == len(only.tombstones.members) == 0
     codes = only.codes["pdq"]
     assert (len(codes.codes), len(codes.table)) == (200, 251)  # codes of two qualities: two items
 
@@ -80,24 +88,63 @@ def test_all_dead_leaves_no_shard_of_them(tmp_path):
     assert len(only.members) == len(only.items) == 1
 
 
-def test_ring_is_built_and_built_anew_where_it_is_damaged(tmp_path, monkeypatch):
+@pytest.fixture
+def ringed(tmp_path, monkeypatch):
+    """An index of one shard, compacted; of its ring's postings most bytes are not at the edges."""
     monkeypatch.setattr(plan, "MIN_RING_CODES", 100)
     root = tmp_path / "i.ns"
-    add(root, range(300))
+    codes = np.random.default_rng(6).integers(0, 256, (1500, 32), np.uint8)
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(codes)
     assert shards(root)[0].codes["pdq"].ring is None
     with ns.Writer.open(root) as writer:
-        generation = writer.compact()
+        assert writer.compact() == 2
     assert shards(root)[0].codes["pdq"].ring is not None
-    (path,) = (root / "shards" / shards(root)[0].id).glob("*.postings.npy")
+    return root
+
+
+def flip(path, position):
     data = bytearray(path.read_bytes())
-    data[-1] ^= 1
+    data[position] ^= 1
     path.write_bytes(data)
-    (damage,) = ns.verify(root)
+
+
+def postings_of(root):
+    (path,) = (root / "shards" / shards(root)[0].id).glob("*.postings.npy")
+    assert path.stat().st_size > 3 * fs.EDGE
+    return path
+
+
+def test_ring_is_built_anew_where_it_is_damaged(ringed):
+    path = postings_of(ringed)
+    flip(path, path.stat().st_size // 2)
+    (damage,) = ns.verify(ringed)
+    assert damage.path == str(path)
     assert "may miss some" in damage.costs
     assert "nearsearch compact" in damage.costs
-    with ns.Writer.open(root) as writer:
-        assert writer.compact() == generation + 1
-    assert ns.verify(root) == []
+    with ns.Writer.open(ringed) as writer:
+        assert writer.compact() == 3
+    (damage,) = ns.verify(ringed)  # the generation before is kept as it was
+    assert damage.path == str(path)
+    assert damage.costs == "generation 2, which is kept; nothing of today's"
+    assert shards(ringed)[0].codes["pdq"].ring is not None
+
+
+def test_ring_is_built_anew_where_it_does_not_open(ringed):
+    path = postings_of(ringed)
+    flip(path, -1)
+    with pytest.warns(RingWarning, match="SHA-256 of its edges"):
+        assert shards(ringed)[0].codes["pdq"].ring is None
+    with pytest.warns(RingWarning):
+        (damage,) = ns.verify(ringed)
+    assert damage.path == str(path)
+    assert damage.costs.startswith("speed only")
+    assert "nearsearch compact" in damage.costs
+    with pytest.warns(RingWarning), ns.Writer.open(ringed) as writer:
+        assert writer.compact() == 3
+    (damage,) = ns.verify(ringed)
+    assert damage.costs == "generation 2, which is kept; nothing of today's"
+    assert shards(ringed)[0].codes["pdq"].ring is not None
 
 
 def test_order_of_several_parts_with_equal_first_words():
@@ -108,7 +155,7 @@ def test_order_of_several_parts_with_equal_first_words():
         ids[:, 0], ids[:, 20] = rng.integers(0, 3, n), rng.integers(0, 4, n)
         parts.append(np.sort(np.ascontiguousarray(ids).view("S32").ravel()))
         ties.append(rng.integers(0, 5, n).astype(np.uint64))
-    order = shard.order_by_id(parts, ties)
+    order = build.order_by_id(parts, ties)
     all_ids = [bytes(i).ljust(32, b"\0") for part in parts for i in part]
     all_ties = [int(tie) for part in ties for tie in part]
     expected = sorted((all_ids[i], all_ties[i]) for i in range(len(all_ids)))
@@ -125,9 +172,7 @@ def test_readers_keep_what_they_opened(many):
 
 
 def test_a_commit_is_one_shard_however_often_it_went_to_disk(tmp_path, monkeypatch):
-    from nearsearch.store import transaction
-
-    monkeypatch.setattr(transaction, "FLUSH_MEMBERS", 20)
+    monkeypatch.setattr(shardset, "FLUSH_MEMBERS", 20)
     root = tmp_path / "i.ns"
     with ns.Writer.open(root, create=True) as writer:
         for start in range(0, 300, 10):
@@ -165,3 +210,48 @@ def test_a_shard_that_does_not_open_costs_nothing(many, monkeypatch):
         assert writer.n_shards == 1
     assert members(many) == before
     assert ns.verify(many) == []
+
+
+def test_small_commits_leave_one_shard(tmp_path, monkeypatch):
+    root = tmp_path / "i.ns"
+    for start in range(0, 50, 10):
+        add(root, range(start, start + 10))
+        (only,) = shards(root)
+        assert len(only.members) == start + 10
+    monkeypatch.setattr(plan, "SMALL_SHARD", 0)
+    monkeypatch.setattr(plan, "MOST_MERGED_AT_COMMIT", 0)
+    monkeypatch.setattr(plan, "MOST_MERGED", 0)
+    add(root, range(50, 60))
+    assert [len(shard.members) for shard in shards(root)] == [50, 10]
+    assert ns.verify(root) == []
+
+
+def damage_a_hidden_byte(root, name):
+    """Alter a file where opening does not look: only a comparison with its checksum can tell."""
+    path = root / "shards" / shards(root)[0].id / name
+    size = path.stat().st_size
+    assert size > 3 * fs.EDGE
+    flip(path, size // 2)
+    return path
+
+
+@pytest.mark.parametrize("name", ["members.arrow", "items.arrow", "keys.arrow", "pdq.faiss"])
+@pytest.mark.parametrize("how", ["compact", "commit"])
+def test_damage_is_not_copied_into_new_shards(tmp_path, monkeypatch, how, name):
+    monkeypatch.setattr(plan, "MIN_RING_CODES", 1)
+    root = tmp_path / "i.ns"
+    codes = np.random.default_rng(7).integers(0, 256, (18_000, 32), np.uint8)
+    with ns.Writer.open(root, create=True) as writer:
+        writer.add_codes(codes, keys=list(map(str, range(len(codes)))))
+    path = damage_a_hidden_byte(root, name)
+    before = sorted(root.rglob("*"))
+    with ns.Writer.open(root) as writer:
+        if how == "commit":
+            writer.add_codes(CODES, keys=[f"new{i}" for i in range(len(CODES))])
+        monkeypatch.setattr(plan, "SMALL_SHARD", len(codes))
+        with pytest.raises(CorruptFileError, match="SHA-256") as caught:
+            writer.compact() if how == "compact" else writer.commit()
+        assert caught.value.path == str(path)
+        writer.close()
+    assert sorted(root.rglob("*")) == before
+    assert [damage.path for damage in ns.verify(root)] == [str(path)]

@@ -1,41 +1,102 @@
 import hashlib
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from nearsearch.errors import (
-    CorruptFileError,
-    FormatTooNewError,
-    IndexExistsError,
-    IndexNotFoundError,
-)
+from nearsearch.errors import CorruptFileError, FormatTooNewError, IndexNotFoundError
 from nearsearch.spec import get_spec
 from nearsearch.store import manifest as manifests
-from nearsearch.store.manifest import File, Manifest, ShardEntry
+from nearsearch.store.files import File
+from nearsearch.store.log import Commit, Log
+from nearsearch.store.manifest import Disabled, Manifest, Pointer, ShardEntry
 
-FILE = File("shards/000001-00000000/items.arrow", 10, "0" * 64)
-ENTRY = ShardEntry("000001-00000000", 3, 4, {"pdq": 2}, {"pdq": 3}, {"items": FILE}, FILE, 1, 2)
-MANIFEST = Manifest(7, "2026-01-01T00:00:00+00:00", (get_spec("pdq"),), (ENTRY,), {"note": "int64"})
+FILE = File("shards/000001-00000000/items.arrow", 10, "0" * 64, "0" * 64)
+LONG = File("shards/000001-00000000/members.arrow", 10**6, "1" * 64, "2" * 64)
+TOMBSTONES = File("tombstones/000001-00000000-000002-00000000.arrow", 10, "3" * 64, "3" * 64)
+ENTRY = ShardEntry(
+    id="000001-00000000",
+    items=3,
+    members=4,
+    codes={"pdq": 2},
+    rows={"pdq": 3},
+    files={"items": FILE, "members": LONG},
+    tombstones=TOMBSTONES,
+    dead_items=1,
+    dead_members=2,
+    disabled_items=1,
+    disabled_members=1,
+)
+WHOLE = ShardEntry("000002-00000000", 5, 5, {"pdq": 5}, {"pdq": 5}, {"items": FILE})
+COMMIT = Commit(7, "2026-01-01T00:00:00+00:00", "me", ("add", "remove"), 2, 1, 1, 7, 7, ("A",), "x")
+LOG_FILE = File("log/000001-00000000.jsonl", 99, "4" * 64, "4" * 64)
+MANIFEST = Manifest(
+    generation=7,
+    specs=(get_spec("pdq"), get_spec("phash")),
+    shards=(ENTRY, WHOLE),
+    columns={"note": "int64"},
+    disabled=Disabled(frozenset(["A", "B"]), frozenset(["NL"])),
+    log=Log((LOG_FILE,), (replace(COMMIT, generation=6), COMMIT)),
+    kept=(Pointer("manifest-000005.json", "5" * 64), Pointer("manifest-000006.json", "6" * 64)),
+    erased=4,
+)
 
 
 def test_what_is_encoded_is_decoded():
     assert manifests.decode(Path("m"), MANIFEST.encode()) == MANIFEST
+    empty = Manifest(0, (get_spec("pdq"),))
+    assert manifests.decode(Path("m"), empty.encode()) == empty
+
+
+def test_the_example_has_no_field_as_it_is_by_default():
+    for example in (MANIFEST, ENTRY, COMMIT):
+        blank = type(example).__dataclass_fields__
+        for field in fields(example):
+            assert getattr(example, field.name) != blank[field.name].default
+
+
+def test_what_is_counted():
+    assert (MANIFEST.items, MANIFEST.members) == (3 - 1 + 5, 4 - 2 + 5)
+    assert MANIFEST.commit == COMMIT
+    assert Manifest(0, ()).commit is None
+    assert (Manifest(0, ()).items, Manifest(0, ()).members) == (0, 0)
+
+
+def test_all_files_are_named_with_their_roles():
+    assert list(MANIFEST.named_files()) == [
+        *(("items", FILE), ("members", LONG), ("tombstones", TOMBSTONES)),
+        *(("items", FILE), ("log", LOG_FILE)),
+    ]
 
 
 def test_unknown_fields_are_ignored():
     value = json.loads(MANIFEST.encode())
     value["later"] = {"a": 1}
     value["shards"][0]["later"] = 2
+    value["shards"][0]["files"]["items"]["later"] = 3
+    value["log"]["newest"][0]["later"] = 4
+    value["disabled"]["later"] = 5
     assert manifests.decode(Path("m"), json.dumps(value).encode()) == MANIFEST
 
 
 def test_commit_and_read_back(tmp_path):
-    manifests.make_current(tmp_path, MANIFEST)
+    pointer = manifests.make_current(tmp_path, MANIFEST)
     assert manifests.read_current(tmp_path) == MANIFEST
+    assert manifests.read_pointer(tmp_path) == pointer
+    assert manifests.read(tmp_path, pointer) == MANIFEST
     line = (tmp_path / "CURRENT").read_text()
     data = (tmp_path / "manifest-000007.json").read_bytes()
     assert line == f"{hashlib.sha256(data).hexdigest()}  manifest-000007.json\n"
+    assert pointer == ("manifest-000007.json", hashlib.sha256(data).hexdigest())
+
+
+def test_a_manifest_that_is_not_the_one_that_was_named(tmp_path):
+    pointer = manifests.make_current(tmp_path, MANIFEST)
+    with pytest.raises(CorruptFileError, match=r"manifest-000007\.json: SHA-256"):
+        manifests.read(tmp_path, pointer._replace(sha256="0" * 64))
+    with pytest.raises(CorruptFileError, match=r"manifest-000008\.json: manifest"):
+        manifests.read(tmp_path, pointer._replace(name="manifest-000008.json"))
 
 
 def test_a_later_format_is_refused():
@@ -47,24 +108,61 @@ def test_a_later_format_is_refused():
     assert (e.value.found, e.value.supported) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "a/../../b", "a//b", "shards/../../../secret", ""]
-)
-def test_file_names_stay_in_the_index(name):
+OUTSIDE = ["../x", "/etc/passwd", "a/../../b", "a//b", "shards/../../../secret", ""]
+
+
+def files_of(value):
+    entry = value["shards"][0]
+    return [entry["files"]["items"], entry["tombstones"], value["log"]["files"][0]]
+
+
+@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_file_names_stay_in_the_index(name, which):
     value = json.loads(MANIFEST.encode())
-    value["shards"][0]["files"]["items"]["name"] = name
+    files_of(value)[which]["name"] = name
     with pytest.raises(CorruptFileError, match="manifest"):
         manifests.decode(Path("m"), json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("field", ["generation", "specs", "shards", "columns", "created_at"])
-@pytest.mark.parametrize("wrong", [None, "missing"])
-def test_missing_and_mistyped_fields(field, wrong):
+@pytest.mark.parametrize("name", [*OUTSIDE, "manifest-1.json", "a/manifest-000001.json", "CURRENT"])
+def test_only_manifests_are_kept(name):
     value = json.loads(MANIFEST.encode())
-    if wrong is None and field != "created_at":
-        value[field] = None
+    value["kept"][0]["name"] = name
+    with pytest.raises(CorruptFileError, match="manifest"):
+        manifests.decode(Path("m"), json.dumps(value).encode())
+
+
+def at(value, way):
+    for step in way:
+        value = value[step]
+    return value
+
+
+OBJECTS = [
+    *((), ("disabled",), ("log",), ("log", "newest", 0), ("kept", 0)),
+    *(("shards", 0), ("shards", 0, "files", "items"), ("specs", 0)),
+]
+ENCODED = json.loads(MANIFEST.encode())
+FIELDS = [(*way, name) for way in OBJECTS for name in at(ENCODED, way) if name != "written_by"]
+UNLIKE_NULL = [
+    way
+    for way in FIELDS
+    if not isinstance(at(ENCODED, way), str) and way[-1] not in ("tombstones", "format_version")
+]
+
+
+@pytest.mark.parametrize(
+    ("way", "is_missing"),
+    [*((way, True) for way in FIELDS), *((way, False) for way in UNLIKE_NULL)],
+    ids=str,
+)
+def test_missing_and_mistyped_fields(way, is_missing):
+    value = json.loads(MANIFEST.encode())
+    if is_missing:
+        del at(value, way[:-1])[way[-1]]
     else:
-        del value[field]
+        at(value, way[:-1])[way[-1]] = None
     with pytest.raises(CorruptFileError):
         manifests.decode(Path("m"), json.dumps(value).encode())
 
@@ -85,36 +183,25 @@ def test_no_index(tmp_path):
         manifests.read_current(tmp_path / "file")
 
 
-def test_where_an_index_may_be_created(tmp_path):
-    folders = {"shards", "tombstones"}
-    manifests.check_creatable(tmp_path / "none", folders, "writer.lock")
-    manifests.check_creatable(tmp_path, folders, "writer.lock")
-    for name in ["writer.lock", "manifest-000000.json", "CURRENT.0123abcd.tmp"]:
-        (tmp_path / name).touch()
-    (tmp_path / "shards").mkdir()
-    manifests.check_creatable(tmp_path, folders, "writer.lock")
-    assert [path.name for path in manifests.temporaries(tmp_path)] == ["CURRENT.0123abcd.tmp"]
-    for name in ["manifest-1.json", "manifest-000000.json.bak", "CURRENT.tmp", "photo.jpg"]:
-        (tmp_path / name).touch()
-        with pytest.raises(IndexExistsError):
-            manifests.check_creatable(tmp_path, folders, "writer.lock")
-        (tmp_path / name).unlink()
-    (tmp_path / "shards" / "mine").touch()
-    with pytest.raises(IndexExistsError):
-        manifests.check_creatable(tmp_path, folders, "writer.lock")
-    (tmp_path / "shards" / "mine").unlink()
-    (tmp_path / "manifest-000007.json").touch()
-    with pytest.raises(
-        CorruptFileError,
-        match=r"CURRENT: content: expected the output of 'sha256sum manifest-N.json'",
-    ):
-        manifests.check_creatable(tmp_path, folders, "writer.lock")
+def test_names_of_manifests():
+    assert manifests.generation_of("manifest-000007.json") == 7
+    assert manifests.generation_of("manifest-12345678.json") == 12345678
+    assert Manifest(7, ()).name == "manifest-000007.json"
+    for name in ("manifest-7.json", "manifest-000007.json.bak", "xmanifest-000007.json", "CURRENT"):
+        assert manifests.generation_of(name) is None
 
 
-def test_superseded_manifests(tmp_path):
-    for generation in range(1, 12):
-        (tmp_path / f"manifest-{generation:06d}.json").touch()
-    (tmp_path / "manifest-1.json").touch()
-    current = Manifest(11, "", ())
-    names = sorted(path.name for path in manifests.superseded(tmp_path, current))
-    assert names == ["manifest-000001.json", "manifest-000002.json", "manifest-000003.json"]
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"x",
+        b"0" * 64 + b"  manifest-000001.json",
+        b"0" * 64 + b"  ../manifest-1.json\n",
+    ],
+)
+def test_what_is_no_pointer(tmp_path, line):
+    (tmp_path / "CURRENT").write_bytes(line)
+    with pytest.raises(CorruptFileError, match="CURRENT: content"):
+        manifests.read_pointer(tmp_path)

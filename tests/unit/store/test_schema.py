@@ -3,18 +3,23 @@ import pyarrow as pa
 import pytest
 
 from nearsearch.errors import CorruptFileError, MetadataError
-from nearsearch.store import schema
+from nearsearch.store import fs, schema
+from nearsearch.store.files import File
 
 TABLE = pa.table(
     {"key_hash": pa.array([1, 2], pa.uint64()), "member": pa.array([0, 1], pa.uint32())}
 )
 
 
+def written(root, name, table):
+    return File(name, *schema.create_ipc(root / name, table))
+
+
 def test_to_and_from_ipc(tmp_path):
-    schema.create_ipc(tmp_path / "t", TABLE.cast(schema.KEYS))
-    assert schema.from_ipc(tmp_path / "t", schema.KEYS).to_pydict() == TABLE.to_pydict()
-    schema.create_ipc(tmp_path / "e", schema.MEMBERS.empty_table())
-    assert len(schema.from_ipc(tmp_path / "e", schema.MEMBERS)) == 0
+    file = written(tmp_path, "t", TABLE.cast(schema.KEYS))
+    assert schema.from_ipc(tmp_path, file, schema.KEYS).to_pydict() == TABLE.to_pydict()
+    file = written(tmp_path, "e", schema.MEMBERS.empty_table())
+    assert len(schema.from_ipc(tmp_path, file, schema.MEMBERS)) == 0
 
 
 def test_many_chunks_become_one_batch(tmp_path):
@@ -33,16 +38,16 @@ def test_many_chunks_become_one_batch(tmp_path):
     ],
 )
 def test_other_columns_than_expected(tmp_path, table, words):
-    schema.create_ipc(tmp_path / "t", table)
+    file = written(tmp_path, "t", table)
     with pytest.raises(CorruptFileError, match=words):
-        schema.from_ipc(tmp_path / "t", schema.KEYS)
+        schema.from_ipc(tmp_path, file, schema.KEYS)
 
 
 @pytest.mark.parametrize("data", [b"", b"ARROW1", b"nonsense" * 100])
 def test_no_arrow_file(tmp_path, data):
-    (tmp_path / "t").write_bytes(data)
+    file = File("t", *fs.create_file(tmp_path / "t", [data]))
     with pytest.raises(CorruptFileError, match="Arrow IPC file"):
-        schema.from_ipc(tmp_path / "t", schema.KEYS)
+        schema.from_ipc(tmp_path, file, schema.KEYS)
 
 
 def test_fixed_bytes_share_memory_and_know_offsets():
@@ -80,3 +85,25 @@ def test_a_table_that_needs_two_batches_is_refused_and_not_cut(tmp_path, monkeyp
     with pytest.raises(MetadataError, match="'long': more than 2 GB of text"):
         schema.create_ipc(tmp_path / "t", two)
     assert not (tmp_path / "t").exists()
+
+
+def test_names_that_no_row_has_are_left_out():
+    column = pa.array(["a", "b", None, "c", "b"]).dictionary_encode()
+    table = schema.pruned(pa.table({"x": column, "n": range(5)}).slice(1, 2))
+    assert table["x"].to_pylist() == ["b", None]
+    assert schema.one_array(table["x"]).dictionary.to_pylist() == ["b"]
+    assert table["n"].to_pylist() == [1, 2]
+    empty = schema.pruned(pa.table({"x": column}).slice(0, 0))
+    assert schema.one_array(empty["x"]).dictionary.to_pylist() == []
+
+
+def test_names_of_rows():
+    column = pa.array(["b", "a", "b"]).dictionary_encode()
+    number, names = schema.names_in(column)
+    assert [names[i] for i in number] == ["b", "a", "b"]
+    for indices in ([0, 2], [-1]):
+        damaged = pa.DictionaryArray.from_arrays(
+            pa.array(indices, pa.int32()), pa.array(["a", "b"]), safe=False
+        )
+        with pytest.raises(IndexError):
+            schema.names_in(damaged)

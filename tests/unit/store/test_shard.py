@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import nearsearch as ns
 from nearsearch.codes import record_ids
-from nearsearch.store import schema, shard
+from nearsearch.store import build, schema, shard
 from nearsearch.store.manifest import read_current
 
 
@@ -41,13 +41,6 @@ def test_expand_ranges(ranges):
     assert list(zip(position, value, strict=True)) == expected
 
 
-@given(st.sets(st.integers(0, 30)), st.lists(st.integers(-3, 33)))
-def test_contains(members, values):
-    ascending = np.array(sorted(members), np.uint32)
-    found = shard.contains(ascending, np.array(values, np.int64))
-    assert found.tolist() == [value in members for value in values]
-
-
 @pytest.fixture
 def opened(tmp_path):
     with ns.Writer.open(tmp_path / "i.ns", create=True) as writer:
@@ -75,7 +68,7 @@ def test_members_of_an_item(opened):
 
 
 def test_empty_shards_find_nothing():
-    empty = shard.build(
+    empty = build.build(
         "x", schema.ITEMS.empty_table(), schema.MEMBERS.empty_table(), np.empty(0, np.uint64), {}
     )
     ids = np.array([b"a" * 32], "S32")
@@ -88,5 +81,17 @@ def test_order_by_id_when_first_words_are_equal():
     ids = np.zeros((6, 32), np.uint8)
     ids[:, 31] = [3, 1, 2, 1, 0, 3]
     tie_break = np.array([1, 5, 0, 4, 9, 0], np.uint64)
-    order = shard.order_by_id([schema.ids_view(ids)], [tie_break])
+    order = build.order_by_id([schema.ids_view(ids)], [tie_break])
     assert order.tolist() == [4, 3, 1, 2, 5, 0]
+
+
+@given(st.lists(st.lists(st.integers(0, 9)), min_size=1, max_size=4))
+def test_distinct_ids(parts):
+    """Equal in their first words, and sorted within each part, as in shards."""
+    made = []
+    for part in parts:
+        ids = np.zeros((len(part), 32), np.uint8)
+        ids[:, [0, 31]] = np.array([divmod(number, 3) for number in sorted(part)]).reshape(-1, 2)
+        made.append(schema.ids_view(ids))
+    found = build.distinct_ids(made)
+    assert found.tolist() == sorted({i for ids in made for i in ids.tolist()})

@@ -1,0 +1,168 @@
+"""Members: how they are told apart, by contribution and key, and when two say the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nearsearch.errors import DuplicateKeyError
+from nearsearch.kernels.keys import hash_strings
+from nearsearch.store import schema
+from nearsearch.store.tombstones import without
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from nearsearch.store.manifest import Disabled
+    from nearsearch.store.shard import Shard
+
+
+def hash_keys(members: pa.Table) -> NDArray[np.uint64]:
+    """Return the 64-bit hash of each member's contribution and key."""
+    number, names = schema.names_in(members["contribution"])
+    seeds = _hash(pa.array(names, pa.large_string()), np.zeros(len(names), np.uint64))
+    return _hash(schema.one_array(members["key"]), seeds[number])
+
+
+def named(members: pa.Table, column: str, wanted: frozenset[str]) -> NDArray[np.bool_]:
+    """Tell which members have one of the wanted names in a dictionary column."""
+    number, names = schema.names_in(members[column])
+    return np.array([name in wanted for name in names], np.bool_)[number]
+
+
+def disabled_rows(opened: Shard, disabled: Disabled) -> NDArray[np.uint32]:
+    """Return the living members of a shard that are disabled, ascending."""
+    mask = np.zeros(len(opened.members), np.bool_)
+    for column, names in (
+        ("contribution", disabled.contributions),
+        ("source", disabled.sources),
+    ):
+        if names:
+            mask |= named(opened.members, column, names)
+    return without(np.flatnonzero(mask).astype(np.uint32), opened.tombstones.members)
+
+
+def same_key(
+    opened: Shard, wanted: pa.Table, hashes: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find living members with these contributions and keys: (position in wanted, member row)."""
+    position, row = opened.find_keys(hashes)
+    if len(row) == 0:
+        return position, row
+    found = opened.take_members(row, ["key", "contribution"])
+    asked = wanted.select(["key", "contribution"]).take(pa.array(position))
+    same = same_values(found["key"], asked["key"])
+    same &= same_values(found["contribution"], asked["contribution"])
+    return position[same], row[same]
+
+
+def _hash(texts: pa.Array, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    _, offset_buffer, data_buffer = texts.buffers()
+    offsets = np.frombuffer(offset_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = np.frombuffer(data_buffer or b"", np.uint8)
+    hashes = np.empty(len(texts), np.uint64)
+    hash_strings(offsets, data, seeds, hashes)
+    return hashes
+
+
+def first_of_key(members: pa.Table, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which members of a batch, all of one contribution, are the first of their key.
+
+    Raises
+    ------
+    DuplicateKeyError
+        A key stands for different items, or says different things of one.
+    """
+    keys, ids = schema.one_array(members["key"]), schema.ids_of(members)
+    kept = np.ones(len(keys), np.bool_)
+    ordered = np.sort(hashes)
+    if (ordered[1:] != ordered[:-1]).all():
+        return kept
+    repeated = np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])
+    first: dict[str, int] = {}
+    pairs = []
+    for row in np.flatnonzero(repeated):
+        earlier = first.setdefault(keys[int(row)].as_py(), int(row))
+        if earlier != row:
+            pairs.append((earlier, row))
+    if pairs:
+        earlier, later = np.array(pairs).T
+        old, new = (members.take(pa.array(rows)) for rows in (earlier, later))
+        differs = (ids[earlier] != ids[later]) | ~same_columns(old, new)
+        if differs.any():
+            key = keys[int(later[np.argmax(differs)])].as_py()
+            raise DuplicateKeyError(key, members["contribution"][0].as_py())
+        kept[later] = False
+    return kept
+
+
+def same_marks(found: pa.Table, source: str, labels: str) -> NDArray[np.bool_]:
+    """Tell which members have this source and these labels, joined by the separator."""
+    same_source = pc.equal(found["source"].cast(pa.string()), source)
+    same_labels = pc.equal(pc.binary_join(found["labels"], schema.LABEL_SEPARATOR), labels)
+    return pc.and_(same_source, same_labels).to_numpy()  # type: ignore[no-any-return]
+
+
+def same_columns(old: pa.Table, new: pa.Table) -> NDArray[np.bool_]:
+    """Compare what callers say of members (not times of adding), row by row; null equals null."""
+    names = [*dict.fromkeys([*new.column_names, *old.column_names])]
+    same = np.ones(len(old), np.bool_)
+    for name in names:
+        if name in ("item_id", "key", "contribution", "added_at", "mtime_ns"):
+            continue
+        left, right = (
+            table[name] if name in table.column_names else pa.nulls(len(old))
+            for table in (old, new)
+        )
+        if name == "labels":  # no label is empty or contains the separator
+            left, right = (pc.binary_join(part, schema.LABEL_SEPARATOR) for part in (left, right))
+        same &= same_values(left, right)
+    return same
+
+
+def same_values(left: Any, right: Any) -> NDArray[np.bool_]:
+    """Compare two columns row by row; null equals null, and NaN equals NaN."""
+    if pa.types.is_dictionary(left.type):
+        left, right = left.cast(left.type.value_type), right.cast(left.type.value_type)
+    try:
+        equal = pc.fill_null(pc.equal(left, right), False)
+        equal = pc.or_(equal, pc.and_(pc.is_null(left), pc.is_null(right)))
+        if pa.types.is_floating(left.type) and pa.types.is_floating(right.type):
+            both_nan = pc.and_(pc.is_nan(left), pc.is_nan(right))
+            equal = pc.or_(equal, pc.fill_null(both_nan, False))
+        return equal.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # nested types, or null against typed
+        pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
+        return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))
+
+
+def are_later(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
+    """Tell for each pair of members whether the left one is to replace the right one.
+
+    A total order, so that the answer for both ways is never twice yes: by time of adding, then by
+    everything else. Members that are the same do not replace each other.
+    """
+    times = [
+        schema.one_array(part["added_at"]).cast(pa.int64()).to_numpy() for part in (left, right)
+    ]
+    later: NDArray[np.bool_] = times[0] > times[1]
+    same = same_columns(left, right) & same_values(left["mtime_ns"], right["mtime_ns"])
+    same &= schema.ids_of(left) == schema.ids_of(right)
+    tied = np.flatnonzero((times[0] == times[1]) & ~same)
+    if len(tied):
+        names = sorted({*left.column_names, *right.column_names})
+        texts = [_texts(part.take(pa.array(tied)), names) for part in (left, right)]
+        later[tied] = [ours > theirs for ours, theirs in zip(*texts, strict=True)]
+    return later
+
+
+def _texts(table: pa.Table, names: list[str]) -> list[list[str]]:
+    """Return what each member says as texts, for comparison; a missing column is null."""
+    columns = [
+        table[name].to_pylist() if name in table.column_names else [None] * len(table)
+        for name in names
+    ]
+    return [[repr(value) for value in row] for row in zip(*columns, strict=True)]
