@@ -109,6 +109,9 @@ def record_ids(
         part = slice(start, start + _PART)
         hash_messages(messages[part], state, length, ids[part])
 
+    if len(codes) <= _PART:
+        hash_part(0)
+        return ids.view(np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(hash_part, range(0, len(codes), _PART)))
     return ids.view(np.uint8)

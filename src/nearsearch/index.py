@@ -23,7 +23,6 @@ from nearsearch.search import range_search
 from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store import census
 from nearsearch.store import manifest as manifests
-from nearsearch.store.files import problem_of
 from nearsearch.store.log import read as read_log
 from nearsearch.store.schema import HIT_COLUMNS
 from nearsearch.store.snapshot import Snapshot
@@ -92,12 +91,20 @@ class Index:
             raise UsageError(f"check: expected headers or full, got {check!r}")
         opened = cls(path, generation)
         if check == "full":
-            for _, file in opened.snapshot.manifest.named_files():
-                problem = problem_of(opened.snapshot.root, file)
-                if problem:
-                    path = opened.snapshot.root / file.name
-                    raise CorruptFileError(path, "content", "the bytes written", problem)
+            try:
+                opened.snapshot.check()
+            except CorruptFileError:
+                if not opened.is_erased():
+                    raise
+                return cls.open(path, generation=generation, check=check)
         return opened
+
+    def is_erased(self) -> bool:
+        """Tell whether something was erased since the generation that this index sees.
+
+        It goes on to answer from what it has mapped, also with what was erased, until `refresh`.
+        """
+        return manifests.read_current(self._root).erased >= self.generation
 
     def refresh(self) -> bool:
         """Move to the newest generation; tell whether there was a newer one.
@@ -367,22 +374,14 @@ class Index:
 
         Columns: `contribution`, `sources` (a list), `items` (distinct contents), `members`,
         `first_added`, `last_added` (UTC), `disabled` (whether all its members are). Reads all
-        members: 0.2 s a million.
-
-        Raises
-        ------
-        CorruptFileError
-            A name cannot be read.
+        members: 0.2 s a million. Raises `CorruptFileError` if a name or time cannot be read.
         """
         return census.contributions(self.snapshot)
 
     def log(self) -> list[Commit]:
         """Return all commits up to this generation, oldest first.
 
-        Raises
-        ------
-        CorruptFileError
-            A file of the log is damaged.
+        Raises `CorruptFileError` if a file of the log is damaged, or was erased since.
         """
         return read_log(self._root, self.snapshot.manifest.log)
 

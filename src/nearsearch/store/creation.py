@@ -108,7 +108,7 @@ def open_to_write(
             if not fs.exists(root):
                 fs.make_directory(root, parents=True)
         else:
-            manifests.read_current(root)  # raises if there is no index
+            manifests.read_pointer(root)  # raises if there is no index
         with suppress(FileNotFoundError):  # another one has just given up what it had begun
             lock = fs.Lock(root / LOCK, wait, on_wait)
     try:

@@ -62,7 +62,10 @@ def map_checked(root: Path, file: File) -> NDArray[np.uint8]:
     if found != file.size:
         actual = "no file" if found is None else found
         raise CorruptFileError(path, "length in bytes", file.size, actual)
-    data = fs.map_file(path, file.size)
+    try:
+        data = fs.map_file(path, file.size)
+    except FileNotFoundError:  # removed since: the caller sees whether by a writer
+        raise CorruptFileError(path, "length in bytes", file.size, "no file") from None
     edges = fs.edges_of(data)
     if edges != file.edges:
         raise CorruptFileError(path, "SHA-256 of its edges", file.edges, edges)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EDGE: Final = 1 << 16
 _CHUNK: Final = 1 << 22
 _SMALL: Final = 1 << 18
-_WAIT_STEP: Final = 0.02  # seconds between two tries of a lock
+_WAIT_STEP: Final = 0.005  # seconds between two tries of a lock
 
 
 class Written(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from nearsearch.errors import CorruptFileError, GenerationNotKeptError
 from nearsearch.store import fs, schema, untrusted
 from nearsearch.store import manifest as manifests
+from nearsearch.store.files import problem_of
 from nearsearch.store.shard import open_shard
 from nearsearch.store.tombstones import contains
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nearsearch.store.manifest import Manifest, ShardEntry
+    from nearsearch.store.manifest import Manifest, Pointer, ShardEntry
     from nearsearch.store.shard import Shard
+
+
+_TRIES: Final = 10  # to open what a writer removes at the same moment
 
 
 class Snapshot:
@@ -52,8 +56,8 @@ class Snapshot:
             keys = map(_identity, old.manifest.shards)
             known = dict(zip(keys, old.shards, strict=True))
         self.root = root
-        self.manifest, self.hold = _hold(root, generation)
-        while True:
+        for tries_left in reversed(range(_TRIES)):
+            self.manifest, self.hold, live = hold(root, generation)
             try:
                 self.shards = [
                     known.get(_identity(entry)) or open_shard(root, entry)
@@ -61,13 +65,19 @@ class Snapshot:
                 ]
                 break
             except CorruptFileError:
-                # On a file system without locks a writer may have removed what was just read.
-                if generation is not None or (
-                    manifests.read_pointer(root).name == self.manifest.name
-                ):
+                # What was just read may have been erased, or collected where there are no locks.
+                if manifests.read_pointer(root) == live or not tries_left:
                     raise
-                self.manifest, self.hold = _hold(root, None)
         self._first_row: dict[str, NDArray[np.int64]] = {}
+
+    def check(self) -> None:
+        """Compare every byte with its checksum; raise `CorruptFileError` for the first damage."""
+        for _, file in self.manifest.named_files():
+            problem = problem_of(self.root, file)
+            if problem:
+                raise CorruptFileError(
+                    self.root / file.name, "content", "the bytes written", problem
+                )
 
     def first_rows(self, spec: str) -> NDArray[np.int64]:
         """Return the snapshot's number of each shard's first row of `spec`, and the end."""
@@ -188,23 +198,37 @@ def _identity(entry: ShardEntry) -> tuple[str, ...]:
     return entry.id, dead, *entry.files
 
 
-def _hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold]:
-    """Read the manifest of a generation, and keep writers from removing it."""
-    while True:
+def hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold, Pointer]:
+    """Read the manifest of a generation, by default the newest, and keep writers from removing it.
+
+    Also returns which one was live then.
+
+    Raises
+    ------
+    IndexNotFoundError, CorruptFileError, FormatTooNewError, GenerationNotKeptError
+    """
+    for tries_left in reversed(range(_TRIES)):
         live = pointer = manifests.read_pointer(root)
-        if generation is not None and manifests.generation_of(live.name) != generation:
-            kept = manifests.read(root, live).kept
-            named = {manifests.generation_of(old.name): old for old in kept}
-            if generation not in named:
-                known = sorted(number for number in named if number is not None)
-                newest = manifests.generation_of(live.name)
-                raise GenerationNotKeptError(root, generation, [*known, newest])
-            pointer = named[generation]
         try:
-            hold = fs.Hold(root / pointer.name)
-            data = hold.read(manifests.LIMIT)
-            return manifests.decode_checked(root / pointer.name, data, pointer.sha256), hold
-        except FileNotFoundError:
+            if generation is not None and manifests.generation_of(live.name) != generation:
+                pointer = _kept(root, live, generation)
+            held = fs.Hold(root / pointer.name)
+            data = held.read(manifests.LIMIT)
+            return manifests.decode_checked(root / pointer.name, data, pointer.sha256), held, live
+        except (FileNotFoundError, CorruptFileError) as error:
             # A writer may have moved on between the two reads.
-            if manifests.read_pointer(root) == live:
-                raise CorruptFileError(root / pointer.name, "manifest", "a file", "none") from None
+            if manifests.read_pointer(root) != live and tries_left:
+                continue
+            if isinstance(error, CorruptFileError):
+                raise
+            raise CorruptFileError(root / pointer.name, "manifest", "a file", "none") from None
+    raise AssertionError("the last try returns or raises")
+
+
+def _kept(root: Path, live: Pointer, generation: int) -> Pointer:
+    kept = manifests.read(root, live).kept
+    named = {manifests.generation_of(old.name): old for old in kept}
+    if generation not in named:
+        known = [*named, manifests.generation_of(live.name)]
+        raise GenerationNotKeptError(root, generation, known)
+    return named[generation]

@@ -12,6 +12,7 @@ from nearsearch.errors import (
     CorruptFileError,
     FormatError,
     FormatTooNewError,
+    GenerationNotKeptError,
     NearsearchError,
     RingWarning,
 )
@@ -20,6 +21,7 @@ from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
 from nearsearch.store.files import problem_of
 from nearsearch.store.shard import SHARDS, open_shard
+from nearsearch.store.snapshot import hold
 from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
@@ -66,14 +68,20 @@ def verify(
         Written by a later version.
     """
     root = Path(path)
-    try:
-        manifest = manifests.read_current(root)
-    except FormatError as error:
-        if isinstance(error, FormatTooNewError):
-            raise
-        where = error.path if isinstance(error, CorruptFileError) else str(root)
-        return [Damage(where, str(error), "the whole index: its list of files is unreadable")]
-    return list(_check(root, manifest, on_progress or (lambda done, total: None)))
+    while True:
+        try:
+            manifest, held, _ = hold(root, None)
+        except FormatError as error:
+            if isinstance(error, FormatTooNewError):
+                raise
+            where = error.path if isinstance(error, CorruptFileError) else str(root)
+            costs = "the whole index: its list of files is unreadable"
+            return [Damage(where, str(error), costs)]
+        damage = list(_check(root, manifest, on_progress or (lambda done, total: None)))
+        held.release()
+        if not damage or manifests.read_current(root).erased < manifest.generation:
+            return damage
+        # Something was erased meanwhile: files went that were held, and all is to be read again.
 
 
 def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> Iterator[Damage]:
@@ -122,9 +130,12 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
 
 def _check_kept(root: Path, pointer: Pointer, seen: set[str]) -> Iterator[Damage]:
     """Check an earlier generation, so far as its files are not those of a later one."""
-    costs = f"generation {manifests.generation_of(pointer.name)}, which is kept; nothing of today's"
+    generation = manifests.generation_of(pointer.name)
+    costs = f"generation {generation}, which is kept; nothing of today's"
     try:
-        manifest = manifests.read(root, pointer)
+        manifest, held, _ = hold(root, generation)
+    except GenerationNotKeptError:
+        return  # no longer, since this began
     except (FormatError, OSError) as error:
         yield Damage(str(root / pointer.name), str(error), costs)
         return
@@ -133,6 +144,7 @@ def _check_kept(root: Path, pointer: Pointer, seen: set[str]) -> Iterator[Damage
             seen.add(file.name)
             if problem := damage_of(root, file):
                 yield Damage(str(root / file.name), problem, costs)
+    held.release()
 
 
 def damage_of(root: Path, file: File, on_read: Callable[[int], None] | None = None) -> str | None:
