@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nearsearch import Index, Writer
+from nearsearch import Index, Writer, plan
 from nearsearch.synthetic import plant_neighbours, random_codes
 
 if TYPE_CHECKING:
@@ -110,10 +110,14 @@ def test_open_100_shards(bench: Any, many_shards: Path) -> None:
 def many_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred commits of a hundred codes, never compacted."""
     root = tmp_path_factory.mktemp("store") / "shards.ns"
+    patch = pytest.MonkeyPatch()
+    for name in ("SMALL_SHARD", "MOST_MERGED_AT_COMMIT", "MOST_MERGED"):
+        patch.setattr(plan, name, 0)  # or commits would merge them
     with Writer.open(root, create=True) as writer:
         for seed in range(SHARDS):
             writer.add_codes(random_codes(CODES_A_SHARD, BITS, seed=seed))
             writer.commit()
+    patch.undo()
     _assert_holds(root, SHARDS * CODES_A_SHARD)
     return root
 
