@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "nearsearch"
 
 # Lowest floor first; within a floor, a module may import those that stand before it.
 FLOORS = [
-    ["version", "errors", "spec"],
+    ["version", "errors", "checks", "spec"],
     [
         "kernels",
         "kernels.jit",

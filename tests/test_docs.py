@@ -136,14 +136,12 @@ def test_format_page_has_the_numbers_of_the_code():
     assert f"more than {2 * fs.EDGE:,}\nbytes" in FORMAT
     assert f"{log.ENTRIES_A_FILE} commits from" in FORMAT
     assert f"at most {log.MOST_CONTRIBUTIONS};" in FORMAT
-    words = {8: "seven"}
+    words = {8: "eight"}
     assert f"the last {words[manifest.KEPT_MANIFESTS]}" in FORMAT
 
 
 def test_every_command_is_in_the_readme_and_has_help():
-    from nearsearch.cli import main
-
-    from nearsearch.cli import build_parser
+    from nearsearch.cli import build_parser, main
 
     (commands,) = (a for a in build_parser()._actions if type(a).__name__ == "_SubParsersAction")
     assert len(commands.choices) >= 14

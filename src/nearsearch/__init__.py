@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nearsearch.matches import Failure, Matches
     from nearsearch.spec import Spec, get_spec
     from nearsearch.store.log import Commit
+    from nearsearch.store.merging import MergeReport
     from nearsearch.store.repair import Repair, repair
     from nearsearch.store.verify import Damage, verify
     from nearsearch.workers import Limits
@@ -33,6 +34,7 @@ _HOMES = {
     "IngestReport": "ingest",
     "Limits": "workers",
     "Matches": "matches",
+    "MergeReport": "store.merging",
     "Repair": "store.repair",
     "Spec": "spec",
     "Writer": "writer",
@@ -54,6 +56,7 @@ __all__ = [
     "IngestReport",
     "Limits",
     "Matches",
+    "MergeReport",
     "Repair",
     "Spec",
     "Writer",

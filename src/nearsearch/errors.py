@@ -134,7 +134,7 @@ class IndexLockedError(NearsearchError):
         self.path, self.owner = str(path), owner
         super().__init__(
             f"{self.path} is being written by {owner}; readers are not affected. "
-            "Wait for it to finish and try again"
+            "Wait for it to finish (--wait) and try again"
         )
 
 

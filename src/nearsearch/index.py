@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nearsearch.checks import whole
 from nearsearch.codes import as_codes, to_hex
 from nearsearch.errors import (
     ClosedError,
@@ -69,7 +69,7 @@ class Index:
         path
             The index directory. It may be on a medium that cannot be written to.
         generation
-            By default the newest. The last eight can be opened, unless something was erased since.
+            By default the newest. Eight earlier ones are kept, unless something was erased since.
         check
             ``"headers"`` compares the length, the beginning and the end of each file with what the
             manifest says: milliseconds, whatever the size. ``"full"`` compares every byte.
@@ -89,6 +89,8 @@ class Index:
         """
         if check not in ("headers", "full"):
             raise UsageError(f"check: expected headers or full, got {check!r}")
+        if generation is not None:
+            generation = whole("generation", generation, 0, 1 << 62)
         opened = cls(path, generation)
         if check == "full":
             try:
@@ -118,10 +120,10 @@ class Index:
             As `open`; the index stays at the generation it had.
         """
         old = self.snapshot
-        if manifests.read_pointer(self._root).name == old.manifest.name:
+        if manifests.read_pointer(self._root) == old.pointer:
             return False
         self._snapshot = Snapshot(self._root, old=old)
-        return self.generation != old.manifest.generation
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -274,9 +276,9 @@ class Index:
         """
         chosen, snapshot = self._spec(spec), self.snapshot
         queries = as_codes(codes, chosen)
-        k = _whole("k", k, 1, 1 << 62)
+        k = whole("k", k, 1, 1 << 62)
         end = chosen.bits if max_radius is None else max_radius
-        end = _whole("max_radius", end, 0, chosen.bits)
+        end = whole("max_radius", end, 0, chosen.bits)
         expression, quality = checked(where, self.columns), _quality(chosen, min_quality)
         found: list[tuple[NDArray[np.int64], NDArray[np.uint16]]] = [_NOTHING] * len(queries)
         waiting, radius = np.arange(len(queries)), min(end, chosen.bits // 16)
@@ -450,8 +452,8 @@ class Index:
         usable: NDArray[np.bool_] | None = None,
         failures: tuple[Failure, ...] = (),
     ) -> Matches:
-        bound = spec.default_radius if radius is None else _whole("radius", radius, 0, spec.bits)
-        most = None if limit is None else _whole("limit", limit, 1, 1 << 62)
+        bound = spec.default_radius if radius is None else whole("radius", radius, 0, spec.bits)
+        most = None if limit is None else whole("limit", limit, 1, 1 << 62)
         expression = checked(where, self.columns)
         asked = codes if usable is None else np.ascontiguousarray(codes[usable])
         queries, rows, distances = range_search(snapshot, spec.name, asked, bound, min_quality)
@@ -483,14 +485,4 @@ def _matches(
 def _quality(spec: Spec, min_quality: int | None) -> int:
     if min_quality is None:
         return spec.default_min_quality
-    return _whole("min_quality", min_quality, 0, 100)
-
-
-def _whole(what: str, value: Any, low: int, high: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise UsageError(f"{what}: expected a whole number, got {value!r}") from None
-    if not low <= number <= high:
-        raise UsageError(f"{what}: expected {low} to {high}, got {number}")
-    return number
+    return whole("min_quality", min_quality, 0, 100)

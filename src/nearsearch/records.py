@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from nearsearch.checks import check_name
 from nearsearch.codes import as_codes, record_ids, to_hex
 from nearsearch.errors import MetadataError, UsageError
 from nearsearch.store import schema
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
     from nearsearch.workers import Answer
 
 
-def check_name(what: str, text: Any) -> None:
-    """Raise `UsageError` unless `text` is text that can be stored and shown."""
-    if not isinstance(text, str):
-        raise UsageError(f"{what}: expected text, got a {type(text).__name__}")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
-        raise UsageError(f"{what} {text!r}: control characters cannot be stored")
-
-
 class Marks:
     """What a call says of all its records."""
 
@@ -44,6 +36,13 @@ class Marks:
             raise UsageError("label: an empty label says nothing")
         self.contribution, self.source, self.labels = contribution, source, labels
         self.added_at = datetime.now(UTC)
+
+
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_PLAIN = (
+    *(pa.types.is_null, pa.types.is_primitive, pa.types.is_decimal, pa.types.is_fixed_size_binary),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary),
+)
 
 
 def batch_of_files(
@@ -156,10 +155,29 @@ def _checked_metadata(metadata: Any, n: int) -> list[tuple[Any, pa.ChunkedArray]
             raise MetadataError(name, "the name stands twice")
         if not name.isprintable() or not name:
             raise MetadataError(name, "a column needs a printable name")
+    for field in metadata.schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if not _is_storable(kind):
+            raise MetadataError(field.name, f"columns of type {field.type} cannot be kept")
     metadata = _with_wide_dictionaries(metadata)
-    fields = [field.with_nullable(True) for field in metadata.schema]
+    # What else a field says is not kept: it belongs to no row, and could not be erased with one.
+    fields = [pa.field(field.name, field.type) for field in metadata.schema]
     # A column without any value has no type yet, and says nothing: as if it were not there.
     return [(field, metadata[field.name]) for field in fields if field.type != pa.null()]
+
+
+def _is_storable(kind: pa.DataType) -> bool:
+    """Tell whether taking rows of a column leaves nothing of the others behind.
+
+    Dictionaries within other types, views, unions and runs share what all rows say.
+    """
+    if pa.types.is_struct(kind):
+        return all(_is_storable(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_map(kind):
+        return _is_storable(kind.key_type) and _is_storable(kind.item_type)
+    if any(is_list(kind) for is_list in _LISTS):
+        return _is_storable(kind.value_type)
+    return any(is_kind(kind) for is_kind in _PLAIN)
 
 
 def batch_of_codes(

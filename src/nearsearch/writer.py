@@ -8,22 +8,23 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from nearsearch.checks import check_name, check_names, seconds, whole
 from nearsearch.errors import (
     ClosedError,
     CompactionWarning,
     EraseIncompleteError,
-    FormatError,
+    NearsearchError,
     SpecMismatchError,
     UsageError,
 )
 from nearsearch.ingest import IngestReport, walk
 from nearsearch.intake import add_chunk, count
-from nearsearch.records import Marks, batch_of_codes, check_name
+from nearsearch.records import Marks, batch_of_codes
 from nearsearch.spec import check_computable, get_spec
 from nearsearch.store import creation, fs, retention, selection
 from nearsearch.store import manifest as manifests
 from nearsearch.store.log import author_or_default
-from nearsearch.store.merging import merge
+from nearsearch.store.merging import MergeReport, merge
 from nearsearch.store.repair import check_erasable
 from nearsearch.store.shard import open_shard
 from nearsearch.store.snapshot import Snapshot
@@ -131,7 +132,7 @@ class Writer:
             root,
             wanted,
             create_with=(wanted or (get_spec("pdq"),)) if create else None,
-            wait=wait,
+            wait=seconds("wait", wait),
             on_wait=on_wait,
         )
         try:
@@ -217,8 +218,7 @@ class Writer:
             The index holds a spec that this version computes differently.
         """
         self._check_open()
-        if isinstance(paths, str | bytes | os.PathLike):
-            paths = [paths]
+        paths = [paths] if isinstance(paths, str | bytes | os.PathLike) else paths
         marks = Marks(contribution, source, tuple(labels))
         for spec in self.specs:
             check_computable(spec, str(self._root))
@@ -330,6 +330,7 @@ class Writer:
         is_bare = keys is None and contribution is None and source is None and where is None
         if is_bare and not erase:
             raise UsageError("remove: name keys, a contribution, a source or a filter")
+        check_names(contribution=contribution, source=source)
         if erase:
             check_erasable(self._root)
         shards = self._transaction.shards
@@ -363,19 +364,18 @@ class Writer:
         self._check_open()
         if contribution is None and source is None:
             raise UsageError(f"{action}: name a contribution or a source")
+        check_names(contribution=contribution, source=source)
         self._transaction.switch(action, contribution, source)
 
-    def merge(self, path: str | PathLike[str]) -> IngestReport:
-        """Take in everything that another index holds, without hashing anything again.
+    def merge(self, path: str | PathLike[str]) -> MergeReport:
+        """Take in what another index holds, without hashing anything again; that is only read.
 
         Members are known by contribution and key. Of two with different content the one that was
-        added later stays, so that merging A into B and B into A hold the same, and merging again
-        changes nothing. What is disabled in either is disabled. The other index is only read.
+        added later stays, so that A and B merged hold the same either way, and merging again
+        changes nothing. What is disabled in either is disabled.
 
-        Returns
-        -------
-        IngestReport
-            Members added, replaced and unchanged; live after `commit`.
+        Returns what became of each of its members; live after `commit`. Look at `replaced` and
+        `left_out`: different files may have come to share a contribution and key.
 
         Raises
         ------
@@ -389,13 +389,17 @@ class Writer:
             It is this index.
         """
         self._check_open()
-        return IngestReport(*merge(self._transaction, self._root, Snapshot(Path(path))))
+        other = Snapshot(Path(path))
+        try:
+            return merge(self._transaction, self._root, other)
+        finally:
+            other.hold.release()
 
     def rollback(self, generation: int) -> int:
         """Make an earlier generation's content live again, as a new commit, at once.
 
-        The generation is one of `Index.kept_generations`: the last eight, unless something was
-        erased since. Returns the new generation.
+        The generation is one of `Index.kept_generations`. What was removed since comes back, and
+        `disable` and `enable` are undone. Returns the new generation.
 
         Raises
         ------
@@ -411,7 +415,7 @@ class Writer:
         self._check_open()
         if self._transaction.has_changed or self._erases:
             raise UsageError("rollback: commit what was changed first, or close and open again")
-        if generation != self.generation:
+        if whole("generation", generation, 0, 1 << 62) != self.generation:
             self._begin(*self._transaction.go_back(generation, self._author))
         return self.generation
 
@@ -455,7 +459,7 @@ class Writer:
         try:
             if transaction.tidy():
                 self._begin(*transaction.commit(self._author))
-        except (OSError, FormatError) as error:
+        except (OSError, NearsearchError, MemoryError) as error:
             transaction.discard()
             if not transaction.may_be_live:
                 self._begin(self._manifest, self._pointer, live)
@@ -469,14 +473,8 @@ class Writer:
         eight more commits were made, and as long as a reader has them open. Everything is compared
         with its checksum before it is copied.
 
-        Returns the generation that is now live; the old one if there was nothing to do.
-
-        Raises
-        ------
-        CorruptFileError
-            A file is damaged; nothing was changed.
-        OSError, MetadataError, OutcomeUnknownError
-            As `commit`. There must be room for a second copy of the index.
+        Returns the generation that is now live; the old one if there was nothing to do. There must
+        be room for a second copy. Raises as `commit`.
         """
         self._check_open()
         self._transaction.compact()

@@ -86,7 +86,7 @@ def test_disable_and_enable(mine, small_index, cli):
     ran = cli("disable", mine, "--contribution", "alpha", "--source", "DE")
     assert ran.code == 0
     assert ran.out == (
-        "disabled contribution alpha, source DE: 6 of 6 members are disabled (generation 3)\n"
+        "disabled contribution 'alpha', source 'DE': 6 of 6 members are disabled (generation 3)\n"
     )
     assert cli(*ask).code == 1
     assert "disabled" in cli("contributions", mine).out
@@ -128,6 +128,8 @@ def test_remove(mine, cli):
 
 def test_erase(mine, cli):
     cli("remove", mine, "--key", "a.jpg")
+    ran = cli("remove", mine, "--contribution", "mistyped", "--erase")
+    assert (ran.code, ran.out) == (1, "0 members removed (generation 3)\n")
     ran = cli("remove", mine, "--erase")
     assert (ran.code, ran.out) == (
         0,
@@ -157,15 +159,24 @@ def test_merge(mine, small_index, cli):
     ran = cli("merge", mine, "other.ns")
     assert (ran.code, ran.out) == (
         0,
-        "other.ns: 1 members added, 0 replaced, 0 unchanged (generation 3)\n",
+        "other.ns: 1 members added, 0 replaced older ones, 0 left out for newer ones, "
+        "0 unchanged (generation 3)\n",
     )
     ran = cli("merge", mine, "other.ns", "--json")
-    merged = {"from": "other.ns", "added": 0, "replaced": 0, "unchanged": 1}
+    merged = {"from": "other.ns", "added": 0, "replaced": 0, "unchanged": 1, "left_out": 0}
+    merged["examples"] = []
     assert json.loads(ran.out) == {"merged": [merged], "generation": 3}
     ran = cli("merge", "new.ns", "other.ns", mine)
     assert ran.code == 0
     assert keys("new.ns") == keys(mine)
     assert len(ran.out.splitlines()) == 2
+    with Writer.open("newer.ns", create=True) as writer:  # another picture of the same name
+        name = str(small_index.pictures / "a.jpg")
+        writer.add_codes(["ab" * 32], keys=[name], contribution="gamma")
+    ran = cli("merge", "newer.ns", "other.ns")
+    assert "0 members added, 0 replaced older ones, 1 left out for newer ones" in ran.out
+    assert f"the later one stays: {name} in contribution 'gamma'" in ran.err
+    assert "1 replaced older ones" in cli("merge", mine, "newer.ns").out
     with Writer.open("phash.ns", create=True, specs=["phash"]) as writer:
         writer.add_codes(["00" * 8])
     ran = cli("merge", mine, "phash.ns")
@@ -209,7 +220,7 @@ def test_waiting_for_another_writer(mine, cli):
         ran = cli("remove", mine, "--key", "a.jpg")
         assert ran.code == 2
         assert f"is being written by process {child.pid}" in ran.err
-        ran = cli("remove", mine, "--key", "a.jpg", "--wait", "0.1")
+        ran = cli("remove", mine, "--key", "a.jpg", "--wait-at-most", "0.1")
         assert ran.code == 2
         start = time.monotonic()
         ran = cli("remove", mine, "--key", "a.jpg", "--wait")

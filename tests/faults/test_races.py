@@ -112,9 +112,9 @@ def test_damage_is_still_damage(root, monkeypatch):
     real, tries = snapshot.hold, []
 
     def hold(root, generation):
-        manifest, held, live = real(root, generation)
+        manifest, held, pointer, live = real(root, generation)
         tries.append(live)
-        return manifest, held, live._replace(sha256="another was live then")
+        return manifest, held, pointer, live._replace(sha256="another was live then")
 
     monkeypatch.setattr(snapshot, "hold", hold)
     with pytest.raises(CorruptFileError):

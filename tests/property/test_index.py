@@ -243,15 +243,17 @@ class Machine(RuleBasedStateMachine):
             self.add_to(self.writer, self.now, [(3, (1, 80)), (4, (2, 10))], "A", "", None)
         for repeated in (False, True):
             report = self.writer.merge(other)
-            added = replaced = 0
+            added = replaced = left_out = 0
             for name, member in theirs.members.items():
                 old = self.now.members.get(name)
                 added += old is None
                 replaced += old is not None and old.time < member.time
+                left_out += old is not None and old.time > member.time
                 if old is None or old.time < member.time:
                     self.now.members[name] = member
-            assert (report.added, report.replaced) == (added, replaced)
+            assert (report.added, report.replaced, report.left_out) == (added, replaced, left_out)
             assert report.total == len(theirs.members)
+            assert len(report.examples) == min(10, replaced + left_out)
             assert not (repeated and (added or replaced))
         self.now = State(self.now.members, self.now.disabled | theirs.disabled)
         assert clock <= self.clock

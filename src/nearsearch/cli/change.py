@@ -62,8 +62,9 @@ def register(commands: Any) -> None:
         "rollback",
         help="make an earlier generation live again",
         description="Make what an index held at an earlier generation live again, as a new commit. "
-        "The last eight generations can be gone back to, unless something was erased since; "
-        "`nearsearch log` marks them.",
+        "What was removed since comes back; disable and enable are undone. Eight earlier "
+        "generations can be gone back to, unless something was erased since; `nearsearch log` "
+        "marks them. Commits that merge shards by themselves count too.",
     )
     rollback.add_argument("index", metavar="INDEX", help="the index directory")
     rollback.add_argument("generation", metavar="N", type=int, help="the generation")
@@ -73,29 +74,30 @@ def register(commands: Any) -> None:
 
 def run_remove(options: argparse.Namespace) -> int:
     """Remove what was asked for and say how much it was."""
+    from nearsearch.ingest import key_of
+
     with open_writer(options) as writer, busy("removing"):
         removed = writer.remove(
-            keys=options.key,
+            keys=None if options.key is None else [key_of(key) for key in options.key],
             contribution=options.contribution,
             source=options.source,
             where=options.where,
             erase=options.erase,
         )
+        # A mistyped condition must not cost the earlier generations.
+        is_bare = not (options.key or options.contribution or options.source or options.where)
+        does_erase = options.erase and not options.dry_run and (removed > 0 or is_bare)
         generation = writer.generation
-        if options.dry_run:
+        if options.dry_run or not (removed or does_erase):
             writer.close()
         else:
             generation = writer.commit()
     word = "would be removed" if options.dry_run else "removed"
-    if options.erase and not options.dry_run:
+    if does_erase:
         word = "removed, everything removed erased"
-    facts = {
-        "removed": removed,
-        "erased": options.erase and not options.dry_run,
-        "generation": generation,
-    }
+    facts = {"removed": removed, "erased": does_erase, "generation": generation}
     summarise(options, facts, f"{removed:,} members {word} (generation {generation})")
-    return 0 if removed or facts["erased"] else 1
+    return 0 if removed or does_erase else 1
 
 
 def run_switch(options: argparse.Namespace) -> int:
@@ -114,7 +116,7 @@ def run_switch(options: argparse.Namespace) -> int:
     with Index.open(options.index) as index:
         stats = index.stats()
     names = [
-        f"{what} {name}" for what in ("contribution", "source") for name in getattr(options, what)
+        f"{what} {name!r}" for what in ("contribution", "source") for name in getattr(options, what)
     ]
     hidden = stats["disabled_members"]
     facts = {

@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+from nearsearch.checks import whole
+
 if TYPE_CHECKING:
     import argparse
 
@@ -49,7 +51,7 @@ def run_contributions(options: argparse.Namespace) -> int:
         return 0
     table = [
         (
-            row["contribution"],
+            row["contribution"] or "(none)",
             ", ".join(row["sources"]),
             f"{row['items']:,}",
             f"{row['members']:,}",
@@ -70,7 +72,8 @@ def run_log(options: argparse.Namespace) -> int:
 
     with Index.open(options.index) as index:
         commits, kept = index.log()[::-1], set(index.kept_generations())
-    commits = commits[: options.limit]
+    if options.limit is not None:
+        commits = commits[: whole("--limit", options.limit, 1, 1 << 62)]
     if options.json:
         entries = [{**c.to_json(), "kept": c.generation in kept} for c in commits]
         sys.stdout.write(json.dumps({"commits": entries}) + "\n")

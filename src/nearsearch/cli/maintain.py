@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearsearch.cli.writing import add_options, busy, open_writer, summarise, tell_of_wait
@@ -31,9 +32,10 @@ def register(commands: Any) -> None:
         "merge",
         help="take in everything that other indexes hold",
         description="Take in everything that other indexes hold, without reading a picture again. "
-        "INTO is created when absent. The others are only read. Of two files with the same "
-        "contribution and key the one that was added later stays, so the order does not matter, "
-        "and merging again changes nothing. What is disabled in any of them is disabled.",
+        "INTO is created when absent. The others are only read. Of two different files with the "
+        "same contribution and key the one that was added later stays, and examples are named: "
+        "give each case or agency contributions of its own. The order does not matter, and merging "
+        "again changes nothing. What is disabled in any of them is disabled.",
     )
     merge.add_argument("index", metavar="INTO", help="the index that grows")
     merge.add_argument("others", metavar="FROM", nargs="+", help="indexes of the same specs")
@@ -43,9 +45,9 @@ def register(commands: Any) -> None:
         "repair",
         help="make a working index of what is whole in a damaged one",
         description="Read every file of an index; make a new generation of the shards that are "
-        "whole, and list what is lost. Nothing is deleted: what is damaged is moved to the folder "
-        "damaged/ in the index. Earlier generations that are whole are kept: `nearsearch log`, "
-        "then `nearsearch rollback`, may bring back more.",
+        "whole, and list what is lost. What cannot be made anew is not deleted: it is moved to the "
+        "folder damaged/ in the index. Earlier generations that are whole are kept: `nearsearch "
+        "log`, then `nearsearch rollback`, may bring back more.",
         epilog="exit status: 0 nothing was lost, 1 something was, 2 error",
     )
     repair.add_argument("index", metavar="INDEX", help="the index directory")
@@ -86,45 +88,31 @@ def run_compact(options: argparse.Namespace) -> int:
 def run_merge(options: argparse.Namespace) -> int:
     """Merge all of the others in one commit."""
     from nearsearch import Index
+    from nearsearch.cli.output import printable, talk
 
-    with Index.open(options.others[0]) as first:
-        specs = first.specs
-    reports: list[dict[str, Any]] = []
-    with (
-        open_writer(options, create=True)
-        if _exists(options.index)
-        else open_writer(options, create=True, specs=specs) as writer,
-        busy("merging"),
-    ):
+    specs = None
+    if not (Path(options.index) / "CURRENT").exists():
+        with Index.open(options.others[0]) as first:
+            specs = first.specs
+    reports = {}
+    with open_writer(options, create=True, specs=specs) as writer, busy("merging"):
         for other in options.others:
-            report = writer.merge(other)
-            reports.append(
-                {
-                    "from": other,
-                    "added": report.added,
-                    "replaced": report.replaced,
-                    "unchanged": report.unchanged,
-                }
-            )
+            reports[other] = writer.merge(other)
         generation = writer.commit()
-    lines = [
-        f"{entry['from']}: {entry['added']:,} members added, {entry['replaced']:,} replaced, "
-        f"{entry['unchanged']:,} unchanged"
-        for entry in reports
-    ]
+    lines = []
+    for other, report in reports.items():
+        lines.append(
+            f"{other}: {report.added:,} members added, {report.replaced:,} replaced older ones, "
+            f"{report.left_out:,} left out for newer ones, {report.unchanged:,} unchanged"
+        )
+        for contribution, key in report.examples:
+            talk().print(printable(f"the later one stays: {key} in contribution {contribution!r}"))
     if not options.json:
-        from nearsearch.cli.output import printable
-
         sys.stdout.writelines(printable(line) + "\n" for line in lines[:-1])
-    facts = {"merged": reports, "generation": generation}
+    merged = [{"from": other, **report._asdict()} for other, report in reports.items()]
+    facts = {"merged": merged, "generation": generation}
     summarise(options, facts, f"{lines[-1]} (generation {generation})")
     return 0
-
-
-def _exists(path: str) -> bool:
-    from pathlib import Path
-
-    return (Path(path) / "CURRENT").exists()
 
 
 def run_repair(options: argparse.Namespace) -> int:
@@ -134,7 +122,7 @@ def run_repair(options: argparse.Namespace) -> int:
 
     with busy("reading every file"):
         done = repair(options.index, author=options.author, wait=options.wait, on_wait=tell_of_wait)
-    is_lossless = not done.lost_items and not done.lost_members
+    is_lossless = not (done.lost_items or done.lost_members or done.returned_members)
     if options.json:
         facts = done._asdict() | {"damage": [entry._asdict() for entry in done.damage]}
         sys.stdout.write(json.dumps(facts) + "\n")
@@ -148,5 +136,7 @@ def run_repair(options: argparse.Namespace) -> int:
     if done.moved:
         talk().print(f"put aside, not deleted: {printable(', '.join(done.moved))}")
     lost = f"{done.lost_items:,} items and {done.lost_members:,} members are lost"
+    if done.returned_members:
+        lost += f", {done.returned_members:,} that had been removed are back"
     sys.stdout.write(f"repaired: {lost} (generation {done.generation})\n")
     return 0 if is_lossless else 1

@@ -50,7 +50,8 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--by",
         choices=("contribution",),
-        help="one line for each contribution: nearest distance, number of matching pictures",
+        help="one line for each contribution: nearest distance, number of matching pictures "
+        "(of those that --limit leaves)",
     )
     parser.add_argument(
         "--generation", metavar="N", type=int, help="ask an earlier generation that is kept"

@@ -23,12 +23,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--wait",
-        metavar="S",
-        type=float,
-        nargs="?",
+        action="store_const",
         const=float("inf"),
         default=0.0,
-        help="wait for another writer to finish, S seconds at most; without S as long as it takes",
+        help="wait for another writer to finish, as long as it takes",
+    )
+    parser.add_argument(
+        "--wait-at-most", metavar="S", dest="wait", type=float, help="wait S seconds at most"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON line")
 

@@ -84,7 +84,10 @@ class _Merged:
 
     def members(self) -> pa.Table:
         """Return the living members, by item id, then by the hash of their key."""
-        return _taken([shard.members for shard in self._shards], self._member_order)
+        table = _taken([shard.members for shard in self._shards], self._member_order)
+        own = [name for name in table.column_names if name not in schema.MEMBERS.names]
+        # The dead must not leave even the names of their columns behind.
+        return table.drop_columns([n for n in own if table[n].null_count == len(table)])
 
     def keys(self) -> pa.Table:
         """Return the look-up table of `members`."""
@@ -144,13 +147,7 @@ class _Merged:
             for shard in self._shards
         ):
             return self._item_order  # one member for each item: the usual case
-        hashes = []
-        for shard in self._shards:
-            hash_of_member = np.empty(len(shard.members), np.uint64)
-            hash_of_member[schema.numbers(shard.keys["member"])] = schema.numbers(
-                shard.keys["key_hash"]
-            )
-            hashes.append(hash_of_member)
+        hashes = [shard.hash_of_member for shard in self._shards]
         order = order_by_id([shard.member_ids for shard in self._shards], hashes)
         return _without(order, [(len(s.members), s.tombstones.members) for s in self._shards])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from nearsearch.errors import CorruptFileError
 from nearsearch.store import fs
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+
+
+_NAME: Final = re.compile(r"[a-z]+(/[0-9a-zA-Z_-][0-9a-zA-Z._-]*){1,2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,7 @@ class File:
 
 def decode_file(value: Mapping[str, Any]) -> File:
     """Return the record of a JSON object; raises `ValueError` for a name that leads elsewhere."""
-    parts = str(value["name"]).split("/")
-    if ".." in parts or "" in parts:  # never follow a manifest out of its directory
+    if not _NAME.fullmatch(value["name"]):  # never follow a manifest out of its directory
         raise ValueError(f"file name {value['name']!r}")
     sha256 = str(value["sha256"])
     edges = str(value.get("edges", sha256))

@@ -16,7 +16,7 @@ import secrets
 import socket
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -291,6 +291,7 @@ class Lock:
 
     def _take(self, path: Path) -> str | None:
         """Try once; return who holds it."""
+        self._pid = os.getpid()
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -311,9 +312,7 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back; calling it again does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._handle = _unlock(self._handle, self._pid)
 
     def _owner(self) -> str:
         try:
@@ -332,10 +331,11 @@ class Hold:
     until they are unmapped.
     """
 
-    _handle = -1
+    _handle = _pid = -1
 
     def __init__(self, path: Path) -> None:
         """Open and hold `path`; raises `FileNotFoundError` where it is gone, also just now."""
+        self._pid = os.getpid()
         self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
@@ -354,11 +354,22 @@ class Hold:
 
     def release(self) -> None:
         """Let go of the file; calling it again does nothing."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._handle = _unlock(self._handle, self._pid)
 
     __del__ = release
+
+
+def _unlock(handle: int, pid: int) -> int:
+    """Close a locked file. Unlocked first: a forked child may hold it open, and with it the lock.
+
+    The child itself only closes it: what it has inherited is not its own to give back.
+    """
+    if handle >= 0:
+        if pid == os.getpid():
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+    return -1
 
 
 def is_held(path: Path) -> bool:

@@ -136,11 +136,15 @@ def read(root: Path, log: Log) -> list[Commit]:
 
 
 def without_names(root: Path, log: Log, kept: Set[str]) -> Log:
-    """Return the log with no contribution named but the `kept` ones; its files are written anew."""
+    """Return the log with no remark, and no contribution named but the `kept` ones.
+
+    Its files are written anew.
+    """
     commits = [
         replace(
             commit,
             contributions=tuple(name for name in commit.contributions if name in kept),
+            remark="",
         )
         for commit in read(root, log)
     ]

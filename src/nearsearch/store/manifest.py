@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION: Final = 1
 CURRENT: Final = "CURRENT"
-KEPT_MANIFESTS: Final = 8  # generations that can be opened and gone back to, the live one included
+KEPT_MANIFESTS: Final = 8  # earlier generations that can be opened and gone back to
 LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard
 _CURRENT_LINE: Final = re.compile(r"([0-9a-f]{64})  (manifest-[0-9]{6,}\.json)\n")
+_CHECKSUM: Final = re.compile(rb',\n"checksum": "([0-9a-f]{64})"\}\n\Z')
+_SHARD_ID: Final = re.compile(r"[0-9]{6,}-[0-9a-f]{8}")
 _MANIFEST_NAME: Final = re.compile(r"manifest-([0-9]{6,})\.json")
 
 
@@ -152,7 +154,9 @@ class Manifest:
             "erased": self.erased,
             "kept": [pointer._asdict() for pointer in self.kept],
         }
-        return _text(value).encode() + b"\n"
+        body = _text(value).encode()[:-1]  # all but the last brace
+        checksum = hashlib.sha256(body).hexdigest()
+        return body + f',\n"checksum": "{checksum}"}}\n'.encode()
 
 
 def _text(value: Any, depth: int = 2) -> str:
@@ -189,8 +193,13 @@ def decode(path: Path, data: bytes) -> Manifest:
     FormatTooNewError
         Written in a later format.
     CorruptFileError
-        Not JSON, or a field is missing or of another type.
+        Not JSON, not of its own checksum, or a field is missing or of another type.
     """
+    signed = _CHECKSUM.search(data)
+    if signed:
+        found = hashlib.sha256(data[: signed.start()]).hexdigest()
+        if found != signed[1].decode():
+            raise CorruptFileError(path, "checksum of its own", signed[1].decode(), found)
     try:
         value = json.loads(data)
         version = value["format_version"]
@@ -224,8 +233,10 @@ def decode(path: Path, data: bytes) -> Manifest:
 
 
 def _decode_shard(value: Mapping[str, Any]) -> ShardEntry:
+    if not _SHARD_ID.fullmatch(value["id"]):  # a part of file names to come
+        raise ValueError(f"shard {value['id']!r}")
     return ShardEntry(
-        id=str(value["id"]),
+        id=value["id"],
         items=int(value["items"]),
         members=int(value["members"]),
         codes={str(spec): int(count) for spec, count in value["codes"].items()},

@@ -139,6 +139,15 @@ def same_values(left: Any, right: Any) -> NDArray[np.bool_]:
         return np.fromiter((a == b for a, b in pairs), np.bool_, len(left))
 
 
+def are_same(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
+    """Tell for each pair of members whether all that they say is the same, times of adding too."""
+    same: NDArray[np.bool_] = schema.ids_of(left) == schema.ids_of(right)
+    same &= same_columns(left, right)
+    for name in ("mtime_ns", "added_at"):
+        same &= same_values(left[name], right[name])
+    return same
+
+
 def are_later(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
     """Tell for each pair of members whether the left one is to replace the right one.
 
@@ -149,9 +158,7 @@ def are_later(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
         schema.one_array(part["added_at"]).cast(pa.int64()).to_numpy() for part in (left, right)
     ]
     later: NDArray[np.bool_] = times[0] > times[1]
-    same = same_columns(left, right) & same_values(left["mtime_ns"], right["mtime_ns"])
-    same &= schema.ids_of(left) == schema.ids_of(right)
-    tied = np.flatnonzero((times[0] == times[1]) & ~same)
+    tied = np.flatnonzero((times[0] == times[1]) & ~are_same(left, right))
     if len(tied):
         names = sorted({*left.column_names, *right.column_names})
         texts = [_texts(part.take(pa.array(tied)), names) for part in (left, right)]

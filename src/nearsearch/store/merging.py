@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from nearsearch.errors import SpecMismatchError, UsageError
-from nearsearch.store import compaction, fs, members, schema
+from nearsearch.store import compaction, fs, members
 from nearsearch.store.manifest import Disabled
 from nearsearch.store.shardset import ShardSet
 from nearsearch.store.tombstones import union, without
@@ -23,16 +23,39 @@ if TYPE_CHECKING:
     from nearsearch.store.snapshot import Snapshot
     from nearsearch.store.transaction import Transaction
 
-
-class Merged(NamedTuple):
-    """Numbers of members of the other index."""
-
-    added: int
-    replaced: int
-    unchanged: int
+_MOST_EXAMPLES: Final = 10
 
 
-def merge(transaction: Transaction, root: Path, other: Snapshot) -> Merged:
+class MergeReport(NamedTuple):
+    """What became of the members of another index.
+
+    Attributes
+    ----------
+    added
+        New here.
+    replaced
+        Added later than the member here of the same contribution and key, which went.
+    unchanged
+        The same as here.
+    left_out
+        Added earlier than the member here of the same contribution and key, which stayed.
+    examples
+        Contribution and key of some that were replaced or left out.
+    """
+
+    added: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    left_out: int = 0
+    examples: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Number of members of the other index."""
+        return self.added + self.replaced + self.unchanged + self.left_out
+
+
+def merge(transaction: Transaction, root: Path, other: Snapshot) -> MergeReport:
     """Take everything of `other` into a transaction on the index at `root`.
 
     Raises
@@ -60,26 +83,31 @@ def merge(transaction: Transaction, root: Path, other: Snapshot) -> Merged:
     for shard in other.shards:  # all of them before any is taken in
         others.check(shard)
         transaction.check_columns(shard.members.schema)
-    added = replaced = total = 0
+    report = MergeReport()
     for shard in other.shards:
-        counts = _take_in(transaction, shard)
-        added, replaced = added + counts[0], replaced + counts[1]
-        total += len(shard.living_members())
+        part = _take_in(transaction, shard)
+        report = MergeReport(
+            report.added + part.added,
+            report.replaced + part.replaced,
+            report.unchanged + part.unchanged,
+            report.left_out + part.left_out,
+            (report.examples + part.examples)[:_MOST_EXAMPLES],
+        )
     disabled = transaction.disabled
     both = Disabled(
         disabled.contributions | theirs.disabled.contributions,
         disabled.sources | theirs.disabled.sources,
     )
-    transaction.disable(both, "disable")
-    if added or replaced:
+    transaction.set_disabled(both, "disable")
+    if report.added or report.replaced:
         transaction.remark(f"from {other.root.name}")
-    return Merged(added, replaced, total - added - replaced)
+    return report
 
 
-def _take_in(transaction: Transaction, theirs: Shard) -> tuple[int, int]:
+def _take_in(transaction: Transaction, theirs: Shard) -> MergeReport:
     """Take in a shard of another index, of the shards of which none may be left out.
 
-    Returns how many members were added, and how many replaced one that was here. Of two members
+    Of two members
     with the same contribution and key the one that was added later stays; of two of the same time
     the one that sorts later, so that the order of merging does not matter.
 
@@ -87,23 +115,31 @@ def _take_in(transaction: Transaction, theirs: Shard) -> tuple[int, int]:
     shards = transaction.shards
     transaction.make_room()
     rows = theirs.living_members()
-    hash_of = np.empty(len(theirs.members), np.uint64)
-    hash_of[schema.numbers(theirs.keys["member"])] = schema.numbers(theirs.keys["key_hash"])
-    wanted, hashes = theirs.members.take(pa.array(rows)), hash_of[rows]
-    kept, wins = np.ones(len(rows), np.bool_), np.zeros(len(rows), np.bool_)
+    wanted, hashes = theirs.members.take(pa.array(rows)), theirs.hash_of_member[rows]
+    kept, wins, is_same = (np.full(len(rows), value) for value in (True, False, False))
     losers: list[tuple[Shard, NDArray[np.int64]]] = []
     for opened, asked in shards.may_have_keys(hashes):
         known = wanted.select(["contribution", "key"]).take(pa.array(asked))
         position, row = members.same_key(opened, known, hashes[asked])
         position = asked[position]
-        is_later = members.are_later(wanted.take(pa.array(position)), opened.take_members(row))
+        pairs = wanted.take(pa.array(position)), opened.take_members(row)
+        is_same[position] = members.are_same(*pairs)
+        is_later = members.are_later(*pairs)
         kept[position[~is_later]] = False
         wins[position[is_later]] = True
         losers.append((opened, row[is_later]))
     living = without(np.arange(len(theirs.items), dtype=np.uint32), theirs.tombstones.items)
     is_known = ~shards.are_new(theirs.item_ids[living])
+    disputed = wanted.take(pa.array(np.flatnonzero(wins | ~(kept | is_same))[:_MOST_EXAMPLES]))
+    report = MergeReport(
+        int((kept & ~wins).sum()),
+        int(wins.sum()),
+        int(is_same.sum()),
+        int((~kept & ~is_same).sum()),
+        tuple(zip(*(disputed[n].to_pylist() for n in ("contribution", "key")), strict=True)),
+    )
     if not kept.any() and is_known.all():
-        return 0, 0
+        return report
     left_out = replace(
         theirs.tombstones,
         members=union(theirs.tombstones.members, rows[~kept]),
@@ -115,5 +151,5 @@ def _take_in(transaction: Transaction, theirs: Shard) -> tuple[int, int]:
     for opened, lost in losers:
         shards.bury(opened, lost)
     shards.place(merged)
-    transaction.count("merge", kept & ~wins, wins, wanted)
-    return int((kept & ~wins).sum()), int(wins.sum())
+    transaction.count("merge", report.added, report.replaced, merged.members)
+    return report

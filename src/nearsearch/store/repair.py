@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch import plan
+from nearsearch.checks import check_name, seconds
 from nearsearch.errors import (
     CorruptFileError,
     FormatError,
@@ -22,7 +23,7 @@ from nearsearch.store import creation, fs, members, retention, schema
 from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
 from nearsearch.store.log import author_or_default
-from nearsearch.store.shard import open_shard
+from nearsearch.store.shard import SHARDS, open_shard
 from nearsearch.store.transaction import Transaction
 from nearsearch.store.verify import Damage, damage_of
 
@@ -58,6 +59,8 @@ class Repair(NamedTuple):
         What was wrong, and what it costs for good.
     lost_items, lost_members
         How many the damaged manifest had more than the index has now.
+    returned_members
+        How many it has more now: what had been removed, and the record of that was damaged.
     moved
         What was put aside below ``damaged/``, names below the index directory.
     """
@@ -66,6 +69,7 @@ class Repair(NamedTuple):
     damage: list[Damage]
     lost_items: int
     lost_members: int
+    returned_members: int
     moved: list[str]
 
 
@@ -78,9 +82,10 @@ def repair(
 ) -> Repair:
     """Make a new generation of the shards that are whole, and put the others aside.
 
-    Of a damaged look-up table or ring nothing is lost: the table is made anew, the ring left out.
-    Members whose item is lost are removed, so that it can be added again. Nothing is deleted:
-    damaged files move to the folder ``damaged`` in the index. Reads every file.
+    Of a damaged look-up table or ring nothing is lost: the table is made anew, the ring left out
+    until `Writer.compact`. Members whose item is lost are removed, so that it can be added again.
+    What cannot be made anew is not deleted: it moves to the folder ``damaged`` in the index. Reads
+    every file.
 
     Parameters
     ----------
@@ -98,15 +103,16 @@ def repair(
     FormatTooNewError
         Written by a later version.
     """
-    root = Path(path)
+    root, name = Path(path), author_or_default(author)
+    check_name("author", name)
     if not fs.exists(root):
         raise IndexNotFoundError(root, "there is no such directory")
     if not any(manifests.generation_of(name) is not None for name in fs.list_directory(root)):
         raise IndexNotFoundError(root, "it has no manifest")
-    lock = fs.Lock(root / creation.LOCK, wait, on_wait)
+    lock = fs.Lock(root / creation.LOCK, seconds("wait", wait), on_wait)
     try:
         creation.ensure_folders(root)
-        return _repair(root, author_or_default(author))
+        return _repair(root, name)
     finally:
         lock.release()
 
@@ -131,7 +137,7 @@ def _repair(root: Path, author: str) -> Repair:
         problem = f"{n_orphans:,} members belong to items that are lost"
         damage.append(Damage(str(root), problem, f"{n_orphans:,} members, removed"))
     if not damage:
-        return Repair(base.generation, [], 0, 0, [])
+        return Repair(base.generation, [], 0, 0, 0, [])
     salvaged_generation = base.generation if is_readable else _last_generation(root)
     salvaged = replace(
         base,
@@ -151,10 +157,12 @@ def _repair(root: Path, author: str) -> Repair:
     transaction.note("repair")
     transaction.remark(f"{base.items:,} items and {base.members:,} members before")
     made, _, _ = transaction.commit(author, repair=True)
-    moved += [_put_aside(root, salvaged, path) for path in _unneeded(root, made, True)]
-    return Repair(
-        made.generation, damage, base.items - made.items, base.members - made.members, moved
-    )
+    gain, lost_items = made.members - base.members, max(0, base.items - made.items)
+    if moved or gain or lost_items:
+        moved += [_put_aside(root, salvaged, path) for path in _unneeded(root, made, True)]
+    else:
+        retention.collect(root, made)
+    return Repair(made.generation, damage, lost_items, max(0, -gain), max(0, gain), moved)
 
 
 def _mend(shards: ShardSet) -> None:
@@ -168,11 +176,7 @@ def _mend(shards: ShardSet) -> None:
 
 
 def _newest_readable(root: Path, damage: list[Damage]) -> tuple[Manifest, Pointer]:
-    """Return the live manifest, or else the newest that can be read and is what others say it is.
-
-    ``CURRENT`` and later manifests hold the SHA-256 of earlier ones; one that they do not know is
-    believed, one that they know otherwise is not.
-    """
+    """Return the live manifest, or else the newest that is whole by its own checksum."""
     try:
         pointer = manifests.read_pointer(root)
         return manifests.read(root, pointer), pointer
@@ -182,32 +186,17 @@ def _newest_readable(root: Path, damage: list[Damage]) -> tuple[Manifest, Pointe
         costs = "what was committed after the manifest that was used instead"
         where = error.path if isinstance(error, CorruptFileError) else str(root)
         damage.append(Damage(where, str(error), costs))
-    found, claims = _all_readable(root)
-    for manifest in sorted(found, key=lambda manifest: manifest.generation, reverse=True):
-        pointer = manifests.Pointer(manifest.name, fs.checksum(root / manifest.name)[1])
-        if claims.get(pointer.name, {pointer.sha256}) >= {pointer.sha256}:
-            return manifest, pointer
-        damage.append(Damage(str(root / pointer.name), "not the bytes that were written", costs))
-    raise IndexNotFoundError(root, "no manifest of it can be read")
-
-
-def _all_readable(root: Path) -> tuple[list[Manifest], dict[str, set[str]]]:
-    """Return all manifests that are there, and what is said of the SHA-256 of each name."""
     found: list[Manifest] = []
-    claims: dict[str, set[str]] = {}
-    with suppress(FormatError, IndexNotFoundError):
-        pointer = manifests.read_pointer(root)
-        claims[pointer.name] = {pointer.sha256}
     for name in fs.list_directory(root):
         number = manifests.generation_of(name)
-        if number is None:
-            continue
-        with suppress(CorruptFileError):
-            read = manifests.decode(root / name, fs.read_file(root / name, manifests.LIMIT))
-            found += [read] if read.generation == number else []
-            for kept in read.kept:
-                claims.setdefault(kept.name, set()).add(kept.sha256)
-    return found, claims
+        if number is not None:
+            with suppress(CorruptFileError):
+                read = manifests.decode(root / name, fs.read_file(root / name, manifests.LIMIT))
+                found += [read] if read.generation == number else []
+    if not found:
+        raise IndexNotFoundError(root, "no manifest of it can be read")
+    newest = max(found, key=lambda manifest: manifest.generation)
+    return newest, manifests.Pointer(newest.name, fs.checksum(root / newest.name)[1])
 
 
 def _last_generation(root: Path) -> int:
@@ -260,7 +249,7 @@ def _salvaged(
         keys = _rebuilt_keys(root, entry) if needs_keys else None
         return entry, open_shard(root, entry, keys=keys), needs_keys
     except FormatError as error:
-        damage.append(Damage(str(root / entry.id), str(error), all_of_it))
+        damage.append(Damage(str(root / SHARDS / entry.id), str(error), all_of_it))
         return None
 
 

@@ -39,10 +39,8 @@ def to_keep(root: Path, kept: tuple[Pointer, ...], live: Pointer) -> tuple[Point
     Those are the newest, and any that a reader holds: `kept` and `live` are those of now.
     """
     everything = (*kept, live)
-    old, new = (
-        everything[: 1 - manifests.KEPT_MANIFESTS],
-        everything[1 - manifests.KEPT_MANIFESTS :],
-    )
+    old = everything[: -manifests.KEPT_MANIFESTS]
+    new = everything[-manifests.KEPT_MANIFESTS :]
     return (*(pointer for pointer in old if fs.is_held(root / pointer.name)), *new)
 
 

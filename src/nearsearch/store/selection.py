@@ -50,12 +50,17 @@ def chooser(
     """
     if isinstance(keys, str):
         raise UsageError(f"keys: expected a list of keys, not one: write [{keys!r}]")
-    return partial(_choose, shards, keys, contribution, source, where)
+    try:
+        wanted = None if keys is None else pa.array(list(keys), pa.large_string())
+    except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
+        raise UsageError(f"keys: expected texts, {error}") from error
+    return partial(_choose, shards, columns(shards), wanted, contribution, source, where)
 
 
 def _choose(
     shards: ShardSet,
-    keys: Sequence[str] | None,
+    known: Mapping[str, pa.DataType],
+    keys: pa.Array | None,
     contribution: str | None,
     source: str | None,
     where: pc.Expression | None,
@@ -66,31 +71,36 @@ def _choose(
         if name is not None:
             mask &= members.named(shard.members, column, frozenset([name]))
     if keys is not None:
-        wanted = pa.array(keys, pa.large_string())
-        mask &= pc.is_in(shard.members["key"], wanted).to_numpy(zero_copy_only=False)
+        mask &= pc.is_in(shard.members["key"], keys).to_numpy(zero_copy_only=False)
     rows = np.flatnonzero(mask)
     if where is None:
         return rows
     parts = [
-        _passing(shards, shard, rows[start : start + _ROWS_A_PART], where)
+        _passing(shards, known, shard, rows[start : start + _ROWS_A_PART], where)
         for start in range(0, len(rows), _ROWS_A_PART)
     ]
     return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _passing(
-    shards: ShardSet, shard: Shard, rows: NDArray[np.int64], where: pc.Expression
+    shards: ShardSet,
+    known: Mapping[str, pa.DataType],
+    shard: Shard,
+    rows: NDArray[np.int64],
+    where: pc.Expression,
 ) -> NDArray[np.int64]:
-    table = shard.members.take(pa.array(rows)).append_column("_row", pa.array(rows))
-    for name, kind in columns(shards).items():
+    table = shard.members.take(pa.array(rows))
+    ids = shard.member_ids[rows]
+    row_name = "row"
+    for name, kind in known.items():
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(len(rows), kind))
-    ids = shard.member_ids[rows]
+        row_name += name  # so that it is the name of no column
     for field in _ITEM_FIELDS:
         table = table.set_column(
             table.column_names.index(field.name), field, _item_column(shards, ids, field)
         )
-    return table.filter(where)["_row"].to_numpy()  # type: ignore[no-any-return]
+    return table.append_column(row_name, pa.array(rows)).filter(where)[row_name].to_numpy()  # type: ignore[no-any-return]
 
 
 def _item_column(shards: ShardSet, ids: NDArray[np.bytes_], field: pa.Field) -> Any:

@@ -125,6 +125,13 @@ class Shard:
     def _key_member(self) -> NDArray[np.uint32]:
         return schema.numbers(self.keys["member"])
 
+    @cached_property
+    def hash_of_member(self) -> NDArray[np.uint64]:
+        """Hash of each member's contribution and key, by row of `members`."""
+        hashes = np.empty(len(self.members), np.uint64)
+        hashes[self._key_member] = self._key_hash
+        return hashes
+
     def find_items(self, ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
         """Return the item row of each id, -1 where this shard does not have it.
 

@@ -78,6 +78,15 @@ class ShardSet:
         """Return the contributions or sources that stand in any shard, of the dead too."""
         return {name for part in self for name in part.names_in(column)[1]}
 
+    def living_names(self, column: str) -> set[str]:
+        """Return the contributions or sources that have a living member."""
+        found: set[str] = set()
+        for part in self:
+            number, names = part.names_in(column)
+            counts = np.bincount(number[part.living_members()], minlength=len(names))
+            found.update(names[i] for i in np.flatnonzero(counts))
+        return found
+
     def columns(self) -> set[str]:
         """Return the names of all member columns."""
         return {name for opened in self for name in opened.members.column_names}

@@ -57,7 +57,7 @@ class Snapshot:
             known = dict(zip(keys, old.shards, strict=True))
         self.root = root
         for tries_left in reversed(range(_TRIES)):
-            self.manifest, self.hold, live = hold(root, generation)
+            self.manifest, self.hold, self.pointer, live = hold(root, generation)
             try:
                 self.shards = [
                     known.get(_identity(entry)) or open_shard(root, entry)
@@ -198,10 +198,10 @@ def _identity(entry: ShardEntry) -> tuple[str, ...]:
     return entry.id, dead, *entry.files
 
 
-def hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold, Pointer]:
+def hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold, Pointer, Pointer]:
     """Read the manifest of a generation, by default the newest, and keep writers from removing it.
 
-    Also returns which one was live then.
+    Also returns its name and SHA-256, and those of the one that was live then.
 
     Raises
     ------
@@ -214,7 +214,7 @@ def hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold, Pointer
                 pointer = _kept(root, live, generation)
             held = fs.Hold(root / pointer.name)
             data = held.read(manifests.LIMIT)
-            return manifests.decode_checked(root / pointer.name, data, pointer.sha256), held, live
+            manifest = manifests.decode_checked(root / pointer.name, data, pointer.sha256)
         except (FileNotFoundError, CorruptFileError) as error:
             # A writer may have moved on between the two reads.
             if manifests.read_pointer(root) != live and tries_left:
@@ -222,6 +222,7 @@ def hold(root: Path, generation: int | None) -> tuple[Manifest, fs.Hold, Pointer
             if isinstance(error, CorruptFileError):
                 raise
             raise CorruptFileError(root / pointer.name, "manifest", "a file", "none") from None
+        return manifest, held, pointer, live
     raise AssertionError("the last try returns or raises")
 
 

@@ -60,11 +60,6 @@ class Tombstones:
         return all(len(getattr(self, field.name)) == 0 for field in fields(self))
 
     @cached_property
-    def hidden_members(self) -> NDArray[np.uint32]:
-        """Members that no answer lists, ascending."""
-        return union(self.members, self.disabled_members)
-
-    @cached_property
     def hidden_items(self) -> NDArray[np.uint32]:
         """Items that do not match, ascending."""
         return union(self.items, self.disabled_items)

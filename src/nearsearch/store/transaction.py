@@ -180,20 +180,21 @@ class Transaction:
             for opened, rows in replaced:
                 self._shards.bury(opened, rows)
             self._shards.place(built)
-            self.count("add", status == ADDED, status == REPLACED, built.members)
+            n_added, n_replaced = (int((status == kind).sum()) for kind in (ADDED, REPLACED))
+            self.count("add", n_added, n_replaced, built.members)
         return status
 
     def count(
         self,
         action: str,
-        added: NDArray[np.bool_],
-        replaced: NDArray[np.bool_],
+        added: int,
+        replaced: int,
         changed: pa.Table,
     ) -> None:
         """Count members for the log, by action, and the contributions they are of."""
         self._actions[action] = None
-        self._counts["added"] += int(added.sum())
-        self._counts["replaced"] += int(replaced.sum())
+        self._counts["added"] += added
+        self._counts["replaced"] += replaced
         self._changed.update(schema.names_in(changed["contribution"])[1])
 
     def check_columns(self, found: pa.Schema) -> None:
@@ -280,13 +281,13 @@ class Transaction:
         is_enabling, after = action == "enable", {}
         for what, name in (("contribution", contribution), ("source", source)):
             names: frozenset[str] = getattr(self._disabled, f"{what}s")
-            known = names if is_enabling else self._shards.names(what)
+            known = names if is_enabling else self._shards.living_names(what)
             if name is not None and name not in known:
                 similar = difflib.get_close_matches(name, known)
                 raise UnknownNameError(f"disabled {what}" if is_enabling else what, name, similar)
             changed = frozenset() if name is None else frozenset([name])
             after[f"{what}s"] = names - changed if is_enabling else names | changed
-        self.disable(manifests.Disabled(**after), action)
+        self.set_disabled(manifests.Disabled(**after), action)
 
     def go_back(self, generation: int, author: str) -> tuple[Manifest, Pointer, list[Shard]]:
         """Make the content of an earlier generation live again; see `Writer.rollback`."""
@@ -304,7 +305,7 @@ class Transaction:
         made, pointer = make_live(self._root, new, self.entry(new, author), self._pointer)
         return made, pointer, shards
 
-    def disable(self, disabled: Disabled, action: str) -> None:
+    def set_disabled(self, disabled: Disabled, action: str) -> None:
         """Let exactly these contributions and sources be disabled, under that name in the log."""
         self.check_usable()
         if disabled != self._disabled:
@@ -429,6 +430,7 @@ class Transaction:
         names, sources = self._shards.names("contribution"), self._shards.names("source")
         columns = self._shards.columns()
         self._changed &= names
+        self._remarks.clear()
         self._disabled = manifests.Disabled(
             self._disabled.contributions & names, self._disabled.sources & sources
         )

@@ -70,7 +70,7 @@ def verify(
     root = Path(path)
     while True:
         try:
-            manifest, held, _ = hold(root, None)
+            manifest, held, _, _ = hold(root, None)
         except FormatError as error:
             if isinstance(error, FormatTooNewError):
                 raise
@@ -133,7 +133,7 @@ def _check_kept(root: Path, pointer: Pointer, seen: set[str]) -> Iterator[Damage
     generation = manifests.generation_of(pointer.name)
     costs = f"generation {generation}, which is kept; nothing of today's"
     try:
-        manifest, held, _ = hold(root, generation)
+        manifest, held, _, _ = hold(root, generation)
     except GenerationNotKeptError:
         return  # no longer, since this began
     except (FormatError, OSError) as error:

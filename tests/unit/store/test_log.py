@@ -116,7 +116,7 @@ def test_names_are_taken_out(tmp_path_factory, named, kept):
         old = logged(root, entries)
         new = log.without_names(root, old, kept)
     assert log.read(root, new) == [
-        replace(entry, contributions=tuple(n for n in entry.contributions if n in kept))
+        replace(entry, contributions=tuple(n for n in entry.contributions if n in kept), remark="")
         for entry in entries
     ]
     assert (len(new.files), len(new.newest)) == (len(old.files), len(old.newest))

@@ -161,39 +161,39 @@ def pointers(root, count):
 def test_the_newest_are_kept(tmp_path, count):
     *kept, live = pointers(tmp_path, count)
     found = retention.to_keep(tmp_path, tuple(kept), live)
-    assert found == (*kept, live)[-(KEPT_MANIFESTS - 1) :]  # one more comes
+    assert found == (*kept, live)[-KEPT_MANIFESTS:]
 
 
 def test_what_a_reader_holds_is_kept(tmp_path):
     *kept, live = pointers(tmp_path, 20)
     hold = fs.Hold(tmp_path / kept[4].name)
     found = retention.to_keep(tmp_path, tuple(kept), live)
-    assert found == (kept[4], *(*kept, live)[1 - KEPT_MANIFESTS :])
+    assert found == (kept[4], *(*kept, live)[-KEPT_MANIFESTS:])
     hold.release()
     assert kept[4] not in retention.to_keep(tmp_path, tuple(kept), live)
 
 
 def test_what_is_gone_is_not_kept(tmp_path):
-    *kept, live = pointers(tmp_path, 9)
+    *kept, live = pointers(tmp_path, 10)
     fs.remove(tmp_path / kept[0].name)
     assert retention.to_keep(tmp_path, tuple(kept), live)[0] == kept[2]
 
 
-def test_an_index_keeps_eight_generations(tmp_path):
+def test_an_index_keeps_eight_earlier_generations(tmp_path):
     root = tmp_path / "i.ns"
     for number in range(12):
         with ns.Writer.open(root, create=True) as writer:
             writer.add_codes([f"{number:064x}"])
-        kept = list(range(number + 2))[-KEPT_MANIFESTS:]  # 0 is the empty index
+        kept = list(range(number + 2))[-KEPT_MANIFESTS - 1 :]  # 0 is the empty index
         with ns.Index.open(root) as index:
             assert index.kept_generations() == kept
         for generation in kept:
             with ns.Index.open(root, generation=generation) as index:
                 assert index.stats()["members"] == generation
         assert len(list(root.glob("manifest-*.json"))) == len(kept)
-    assert len(list((root / "shards").iterdir())) == KEPT_MANIFESTS
+    assert len(list((root / "shards").iterdir())) == KEPT_MANIFESTS + 1
     with pytest.raises(ns.errors.GenerationNotKeptError):
-        ns.Index.open(root, generation=4)
+        ns.Index.open(root, generation=3)
 
 
 def test_names_that_may_stand_before_the_first_commit():
