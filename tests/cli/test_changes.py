@@ -76,6 +76,7 @@ def test_log_says_who_did_what(mine, cli, monkeypatch):
     shown = cli("log", mine, "--limit", "1").out
     assert "by option" in shown
     assert "from the environment" not in shown
+    assert cli("log", mine, "--limit", "0").code == 2
     ran = cli("disable", mine, "--contribution", "alpha", "--author", "evil\x1b[2J")
     assert ran.code == 2
     assert "\x1b" not in ran.err
