@@ -2,7 +2,7 @@
 
 After each the index opens, is sound, and holds exactly what it held before or after; once a call
 has returned, what it did survives any loss of unsynced data. Every call is tried with `--thorough`
-(13,000 points); an ordinary run takes calls at random, others each time.
+(15,000 points); an ordinary run takes calls at random, others each time.
 """
 
 import errno
