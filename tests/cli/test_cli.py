@@ -786,6 +786,8 @@ def test_a_file_that_is_no_index(small_index, cli):
 def test_an_index_of_a_later_format(mine, small_index, cli):
     manifest = max(mine.glob("manifest-*.json"))
     text = manifest.read_text().replace('"format_version": 1', '"format_version": 99')
+    body = text.rpartition(',\n"checksum"')[0]
+    text = f'{body},\n"checksum": "{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
     manifest.write_text(text)
     digest = hashlib.sha256(text.encode()).hexdigest()
     (mine / "CURRENT").write_text(f"{digest}  {manifest.name}\n")
