@@ -47,6 +47,7 @@ FLOORS = [
         "store.creation",
         "store.snapshot",
         "store.census",
+        "store.soundness",
         "store.shardset",
         "store.selection",
         "store.transaction",

@@ -212,8 +212,11 @@ def _map(root: Path, file: File | None) -> NDArray[Any]:
         raise ValueError("a file of it is not in the manifest")
     data = map_checked(root, file)
     header = io.BytesIO(bytes(data[: 1 << 10]))
-    np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    try:
+        np.lib.format.read_magic(header)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    except Exception as error:  # it is read as Python text, and fails in as many ways as that
+        raise ValueError(f"{file.name}: no header of NumPy: {error}") from error
     nbytes = int(np.prod(shape)) * dtype.itemsize
     if dtype.hasobject or header.tell() + nbytes != file.size:
         raise ValueError(f"{file.name}: its header does not fit its length")

@@ -19,6 +19,7 @@ from nearsearch.store import ring as rings
 from nearsearch.store import tombstones as tombstone_files
 from nearsearch.store.files import problem_of
 from nearsearch.store.seen import Seen
+from nearsearch.store.soundness import inconsistencies, invalidity
 from nearsearch.store.tombstones import contains, union, without
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ShardSet:
         self._live = frozenset(self._entries)
         self._recorded = {opened.id: opened.tombstones for opened in shards}
         self._finished: set[str] = set()  # written for good, not to be merged at the commit
-        self._checked: set[str] = set()  # files compared with their checksums
+        self._checked: set[str] = set()  # files compared with checksums, shards that are sound
         self._seen_keys, self._seen_items = Seen(), Seen()  # of shards that are written, not live
         self._touched: list[NDArray[np.bytes_]] = []  # items whose members came or went
         self._unmarked: set[str] = set()  # shards whose disabled members are yet to be found
@@ -206,7 +207,7 @@ class ShardSet:
             self._unmarked.add(new.id)
             if entry is not None:
                 self._entries[new.id] = entry
-                self._checked.update(file.name for _, file in entry.all_files())
+                self._checked.add(new.id)
 
     def drop_empty(self) -> None:
         """Forget the shards of which nothing is alive and that are not live yet."""
@@ -216,14 +217,18 @@ class ShardSet:
                 self._swap([part], None)
 
     def check(self, opened: Shard, roles: Collection[str] = ()) -> None:
-        """Compare files of a shard with their checksums, each once; all but the ring by default.
+        """Check before it is copied that a shard is what was written, and sound; each file once.
+
+        All of it but the ring by default, else the tables of these roles.
 
         Raises
         ------
         CorruptFileError
         """
         entry = self._entries.get(opened.id)
-        for role, file in entry.all_files() if entry else ():
+        if entry is None or opened.id in self._checked:
+            return
+        for role, file in entry.all_files():
             is_wanted = role in roles if roles else not rings.is_role(role)
             if not is_wanted or file.name in self._checked:
                 continue
@@ -232,6 +237,12 @@ class ShardSet:
                 path = self._root / file.name
                 raise CorruptFileError(path, "content", "the bytes written", problem)
             self._checked.add(file.name)
+        found = (invalidity(opened, role) for role in roles) if roles else inconsistencies(opened)
+        for problem in filter(None, found):
+            path = self._root / shard.SHARDS / opened.id
+            raise CorruptFileError(path, "content", "a sound shard", problem)
+        if not roles:
+            self._checked.add(opened.id)
 
     def trust(self, opened: Shard, role: str) -> None:
         """Let `check` pass over a file of a shard: what was opened is not what it holds."""

@@ -16,12 +16,13 @@ from nearsearch.errors import (
     NearsearchError,
     RingWarning,
 )
-from nearsearch.store import build, schema
+from nearsearch.store import build
 from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
 from nearsearch.store.files import problem_of
 from nearsearch.store.shard import SHARDS, open_shard
 from nearsearch.store.snapshot import hold
+from nearsearch.store.soundness import inconsistencies
 from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         except NearsearchError as error:
             yield Damage(str(root / SHARDS / entry.id), str(error), _costs(entry))
             continue
-        problems = list(_inconsistencies(shard))
+        problems = list(inconsistencies(shard))
         for problem in problems:
             yield Damage(str(root / SHARDS / entry.id), problem, _costs(entry))
         if not problems:
@@ -168,31 +169,6 @@ def _costs_of_ring(root: Path, manifest: Manifest, entry: ShardEntry, spec: str)
     if ring is None:
         return f"speed only: searches of shard {entry.id} scan its codes; {remedy}"
     return f"matches: searches of shard {entry.id} may miss some; {remedy}"
-
-
-def _inconsistencies(shard: Shard) -> Iterator[str]:
-    """Check what the checksums cannot: that a writer never wrote nonsense."""
-    for what, ids, strictly in (
-        ("items", shard.item_ids, True),
-        ("members", shard.member_ids, False),
-    ):
-        ordered = ids[:-1] < ids[1:] if strictly else ids[:-1] <= ids[1:]
-        if not ordered.all():
-            yield f"{what}.arrow is not sorted by item_id"
-    members = np.sort(schema.numbers(shard.keys["member"]))
-    if not np.array_equal(members, np.arange(len(shard.members))):
-        yield "keys.arrow does not list every member once"
-    hashes = schema.numbers(shard.keys["key_hash"])
-    if not (hashes[:-1] <= hashes[1:]).all():
-        yield "keys.arrow is not sorted by key_hash"
-    for spec, rows in shard.codes.items():
-        if len(rows.code) and not (rows.code[:-1] <= rows.code[1:]).all():
-            yield f"{spec}.rows.arrow is not sorted by code"
-        steps = np.diff(rows.code.astype(np.int64), prepend=-1)
-        if not np.isin(steps, (0, 1)).all() or steps.sum() != len(rows.codes):
-            yield f"{spec}.rows.arrow does not describe every code"
-        if len(rows.item) and rows.item.max() >= len(shard.items):
-            yield f"{spec}.rows.arrow points outside items.arrow"
 
 
 def _inconsistencies_between(root: Path, shards: list[Shard]) -> Iterator[Damage]:
