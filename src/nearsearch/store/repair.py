@@ -24,6 +24,7 @@ from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
 from nearsearch.store.log import author_or_default
 from nearsearch.store.shard import SHARDS, open_shard
+from nearsearch.store.soundness import inconsistencies
 from nearsearch.store.transaction import Transaction
 from nearsearch.store.verify import Damage, damage_of
 
@@ -247,15 +248,20 @@ def _salvaged(
         return None
     try:
         keys = _rebuilt_keys(root, entry) if needs_keys else None
-        return entry, open_shard(root, entry, keys=keys), needs_keys
-    except FormatError as error:
+        opened = open_shard(root, entry, keys=keys)
+    except (FormatError, pa.ArrowException, IndexError) as error:
         damage.append(Damage(str(root / SHARDS / entry.id), str(error), all_of_it))
         return None
+    problems = list(inconsistencies(opened))
+    damage += [Damage(str(root / SHARDS / entry.id), problem, all_of_it) for problem in problems]
+    return None if problems else (entry, opened, needs_keys)
 
 
 def _rebuilt_keys(root: Path, entry: ShardEntry) -> pa.Table:
     """Make the look-up table of a shard's members anew."""
-    hashes = members.hash_keys(schema.from_ipc(root, entry.files["members"], schema.MEMBERS))
+    table = schema.from_ipc(root, entry.files["members"], schema.MEMBERS)
+    table.validate(full=True)
+    hashes = members.hash_keys(table)
     order = np.argsort(hashes, kind="stable")
     return pa.table([pa.array(hashes[order]), pa.array(order.astype(np.uint32))], schema.KEYS)
 
