@@ -156,8 +156,8 @@ def _checked_metadata(metadata: Any, n: int) -> list[tuple[Any, pa.ChunkedArray]
         if not name.isprintable() or not name:
             raise MetadataError(name, "a column needs a printable name")
     for field in metadata.schema:
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if not _is_storable(kind):
+        is_dictionary = pa.types.is_dictionary(field.type)  # Arrow joins those of plain values only
+        if not (_is_plain(field.type.value_type) if is_dictionary else _is_storable(field.type)):
             raise MetadataError(field.name, f"columns of type {field.type} cannot be kept")
     metadata = _with_wide_dictionaries(metadata)
     # What else a field says is not kept: it belongs to no row, and could not be erased with one.
@@ -177,6 +177,10 @@ def _is_storable(kind: pa.DataType) -> bool:
         return _is_storable(kind.key_type) and _is_storable(kind.item_type)
     if any(is_list(kind) for is_list in _LISTS):
         return _is_storable(kind.value_type)
+    return _is_plain(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in _PLAIN)
 
 

@@ -70,7 +70,7 @@ class Writer:
         """Use `Writer.open`."""
         self._root, self._lock, self._author, self._is_new = root, lock, author, is_new
         base = manifests.read(root, pointer)
-        self._begin(base, pointer, [open_shard(root, entry) for entry in base.shards])
+        self._begin(base, pointer, [open_shard(root, entry, base.columns) for entry in base.shards])
         self._closed = self._erases = False
 
     def _begin(

@@ -224,6 +224,9 @@ def rare_columns(texts):
     names, ones = plain.dictionary_encode(), pa.array(np.ones(len(texts), np.int32))
     return {
         "dictionaries in lists": pa.ListArray.from_arrays(ends, names),
+        "dictionaries of structs": pa.DictionaryArray.from_arrays(
+            ends[:-1], pa.StructArray.from_arrays([plain], ["in"])
+        ),
         "dictionaries in structs": pa.StructArray.from_arrays([names], ["in"]),
         "views": plain.cast(pa.string_view()),
         "list views": pa.ListViewArray.from_arrays(ends[:-1], ones, plain),

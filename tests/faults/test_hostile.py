@@ -72,6 +72,30 @@ def lies_in_arrow(root, name):
     return found
 
 
+def lies_in_schema(root, name):
+    """Return changes of names and types of the columns that callers gave."""
+    table = pa.ipc.open_file((root / name).read_bytes()).read_all()
+    found = {}
+    for column, kind in (
+        *(("page", pa.int32()), ("grade", pa.binary()), ("tags", pa.list_(pa.binary()))),
+        *(("place", pa.dictionary(pa.int8(), pa.string())), ("place", pa.string())),
+        *(("box", pa.struct({"w": pa.int64(), "of": pa.binary()})), ("labels", pa.binary())),
+    ):
+        at, column_of = table.column_names.index(column), table[column]
+        wrong = pa.nulls(len(table), kind) if column == "labels" else column_of.cast(kind)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.set_column(at, column, wrong).schema) as writer:
+            writer.write_table(table.set_column(at, column, wrong))
+        data = sink.getvalue().to_pybytes()
+        found[f"{column} as {kind}"] = Change(name, None, data.hex(), True)
+    data = (root / name).read_bytes()
+    for text in (b"grade", b"tags", b"place", b"page", b"box", b"of", b"w", b"item"):
+        at = data.rindex(len(text).to_bytes(4, "little") + text) + 4  # in the footer
+        for wrong in (b"\xff" * len(text), b"\0" * len(text), b"key"[: len(text)]):
+            found[f"{text} as {wrong}"] = Change(name, at, wrong.hex(), True)
+    return found
+
+
 def lies_in_headers(root, entry):
     """Return changes of the headers of FAISS and NumPy files, and of the ring."""
     found = {}
@@ -99,7 +123,7 @@ def lies_in_headers(root, entry):
 @pytest.fixture
 def lies_of_all_kinds(root):
     entry = manifests.read_current(root).shards[0]
-    found = lies_in_headers(root, entry)
+    found = lies_in_headers(root, entry) | lies_in_schema(root, entry.files["members"].name)
     for role, file in entry.all_files():
         if file.name.endswith(".arrow"):
             found |= {f"{role} {lie}": c for lie, c in lies_in_arrow(root, file.name).items()}

@@ -40,7 +40,7 @@ class Change(NamedTuple):
     """Other bytes in a file; `is_recorded`: the manifest says that they belong there."""
 
     name: str
-    offset: int
+    offset: int | None  # None: these are all
     data: str  # in hex
     is_recorded: bool = False
 
@@ -190,8 +190,8 @@ def changed(root, change):
     manifest = manifests.read_current(root)
     saved[manifest.name] = (root / manifest.name).read_bytes()
     try:
-        with (root / change.name).open("r+b") as file:
-            file.seek(change.offset)
+        with (root / change.name).open("r+b" if change.offset is not None else "wb") as file:
+            file.seek(change.offset or 0)
             file.write(bytes.fromhex(change.data))
         if change.is_recorded:
             manifests.make_current(root, _recorded(root, manifest, change.name))

@@ -248,7 +248,7 @@ def _salvaged(
         return None
     try:
         keys = _rebuilt_keys(root, entry) if needs_keys else None
-        opened = open_shard(root, entry, keys=keys)
+        opened = open_shard(root, entry, base.columns, keys=keys)
     except (FormatError, pa.ArrowException, IndexError) as error:
         damage.append(Damage(str(root / SHARDS / entry.id), str(error), all_of_it))
         return None

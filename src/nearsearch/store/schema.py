@@ -16,6 +16,7 @@ from nearsearch.store import fs
 from nearsearch.store.files import File, map_checked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -114,8 +115,13 @@ def create_ipc(path: Path, table: pa.Table) -> fs.Written:
     return file.written
 
 
-def from_ipc(root: Path, file: File, expected: pa.Schema) -> pa.Table:
-    """Map an Arrow IPC file and check that it holds at least the columns of `expected`.
+def from_ipc(
+    root: Path, file: File, expected: pa.Schema, own: Mapping[str, str] | None = None
+) -> pa.Table:
+    """Map an Arrow IPC file and check that it holds the columns of `expected`.
+
+    `own` are the callers' columns that it may hold besides, by name, with their types as text;
+    columns of other names are then left out.
 
     Only the file's ends and dictionaries are read here; columns are read when they are used, and
     what they say is checked there (`nearsearch.store.untrusted`).
@@ -138,12 +144,14 @@ def from_ipc(root: Path, file: File, expected: pa.Schema) -> pa.Table:
         raise CorruptFileError(path, "Arrow IPC file", "a readable file", error) from error
     if len(set(names)) < len(names):
         raise CorruptFileError(path, "columns", "names that differ", names)
-    for field in expected:
-        position = table.schema.get_field_index(field.name)
-        found = table.schema.field(position).type if position >= 0 else "no such column"
-        if found != field.type:
-            raise CorruptFileError(path, f"column {field.name}", field.type, found)
-    return table
+    types = {field.name: str(field.type) for field in table.schema}
+    wanted = {field.name: str(field.type) for field in expected}
+    wanted |= {name: kind for name, kind in (own or {}).items() if name in types}
+    for name, kind in wanted.items():
+        if types.get(name) != kind:
+            found = types.get(name, "no such column")
+            raise CorruptFileError(path, f"column {name}", kind, found)
+    return table if own is None or len(wanted) == len(types) else table.select(list(wanted))
 
 
 def ids_of(table: pa.Table) -> NDArray[np.bytes_]:

@@ -233,10 +233,12 @@ def faiss_header(count: int, code_bytes: int) -> bytes:
     return _FAISS_HEADER.pack(_FOURCC, bits, code_bytes, count, True, 1, nbytes)
 
 
-def open_shard(root: Path, entry: ShardEntry, *, keys: pa.Table | None = None) -> Shard:
+def open_shard(
+    root: Path, entry: ShardEntry, columns: Mapping[str, str], *, keys: pa.Table | None = None
+) -> Shard:
     """Map the files of a shard after checking that each has the length the manifest says.
 
-    `keys` stands in for a damaged look-up table.
+    `columns` are those of the manifest; `keys` stands in for a damaged look-up table.
 
     Raises
     ------
@@ -251,7 +253,8 @@ def open_shard(root: Path, entry: ShardEntry, *, keys: pa.Table | None = None) -
         return entry.files[role]
 
     def table(role: str, expected: pa.Schema, count: int) -> pa.Table:
-        found = schema.from_ipc(root, file(role), expected)
+        own = columns if role == "members" else None
+        found = schema.from_ipc(root, file(role), expected, own)
         if len(found) != count:
             raise CorruptFileError(root / file(role).name, "rows", count, len(found))
         return found

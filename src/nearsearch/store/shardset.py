@@ -177,7 +177,8 @@ class ShardSet:
             new = self.new_id()
             entry = compaction.write_merged(self._root, new, parts, min_ring_codes=min_ring_codes)
         try:
-            written = shard.open_shard(self._root, entry)
+            columns = {f.name: str(f.type) for part in parts for f in part.members.schema}
+            written = shard.open_shard(self._root, entry, columns)
         except BaseException:  # the old ones stay, and the caller may try again
             fs.remove(self._root / shard.SHARDS / entry.id)
             raise

@@ -58,9 +58,10 @@ class Snapshot:
         self.root = root
         for tries_left in reversed(range(_TRIES)):
             self.manifest, self.hold, self.pointer, live = hold(root, generation)
+            columns = self.manifest.columns
             try:
                 self.shards = [
-                    known.get(_identity(entry)) or open_shard(root, entry)
+                    known.get(_identity(entry)) or open_shard(root, entry, columns)
                     for entry in self.manifest.shards
                 ]
                 break

@@ -297,7 +297,7 @@ class Transaction:
         if generation not in kept:
             raise GenerationNotKeptError(self._root, generation, [*kept, base.generation])
         old = manifests.read(self._root, kept[generation])
-        shards = [shard.open_shard(self._root, entry) for entry in old.shards]
+        shards = [shard.open_shard(self._root, entry, old.columns) for entry in old.shards]
         new = replace(old, log=base.log, kept=base.kept, erased=base.erased)
         self.note("rollback")
         self.remark(f"to generation {generation}")

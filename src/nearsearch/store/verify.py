@@ -110,7 +110,7 @@ def _check(root: Path, manifest: Manifest, tell: Callable[[int, int], None]) -> 
         if not is_whole:
             continue
         try:
-            shard = open_shard(root, entry)
+            shard = open_shard(root, entry, manifest.columns)
         except NearsearchError as error:
             yield Damage(str(root / SHARDS / entry.id), str(error), _costs(entry))
             continue

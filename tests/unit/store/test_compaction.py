@@ -194,11 +194,11 @@ def test_a_shard_that_does_not_open_costs_nothing(many, monkeypatch):
     before = members(many)
     real, calls = shard.open_shard, []
 
-    def fails_once(root, entry):
+    def fails_once(root, entry, columns):
         calls.append(entry.id)
         if len(calls) == 1:
             raise OSError("too many open files (made by the test)")
-        return real(root, entry)
+        return real(root, entry, columns)
 
     with ns.Writer.open(many) as writer:
         with monkeypatch.context() as patch:

@@ -47,7 +47,7 @@ def opened(tmp_path):
         writer.add_codes(CODES, keys=[f"a{i}" for i in range(65)], contribution="A")
         writer.add_codes(CODES[:9], keys=[f"b{i}" for i in range(9)], contribution="B")
     (entry,) = read_current(tmp_path / "i.ns").shards
-    return shard.open_shard(tmp_path / "i.ns", entry)
+    return shard.open_shard(tmp_path / "i.ns", entry, {})
 
 
 def test_items_are_found_by_id(opened):
