@@ -14,8 +14,9 @@ from nearsearch.version import __version__
 if TYPE_CHECKING:
     from nearsearch import errors
     from nearsearch.hashers import dihedral_codes, hash_array
+    from nearsearch.hashes import FileHashes, Hashes, hash_files, hash_stream
     from nearsearch.index import Index
-    from nearsearch.ingest import Hashes, IngestReport, hash_files
+    from nearsearch.ingest import IngestReport
     from nearsearch.matches import Failure, Matches
     from nearsearch.spec import Spec, get_spec
     from nearsearch.store.log import Commit
@@ -29,7 +30,8 @@ _HOMES = {
     "Commit": "store.log",
     "Damage": "store.verify",
     "Failure": "matches",
-    "Hashes": "ingest",
+    "FileHashes": "hashes",
+    "Hashes": "hashes",
     "Index": "index",
     "IngestReport": "ingest",
     "Limits": "workers",
@@ -42,7 +44,8 @@ _HOMES = {
     "errors": "errors",
     "get_spec": "spec",
     "hash_array": "hashers",
-    "hash_files": "ingest",
+    "hash_files": "hashes",
+    "hash_stream": "hashes",
     "repair": "store.repair",
     "verify": "store.verify",
 }
@@ -51,6 +54,7 @@ __all__ = [
     "Commit",
     "Damage",
     "Failure",
+    "FileHashes",
     "Hashes",
     "Index",
     "IngestReport",
@@ -66,6 +70,7 @@ __all__ = [
     "get_spec",
     "hash_array",
     "hash_files",
+    "hash_stream",
     "repair",
     "verify",
 ]

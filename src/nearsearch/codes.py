@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from nearsearch.errors import CodesError
+from nearsearch.errors import CodesError, DigestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +55,28 @@ def as_codes(value: Any, spec: Spec) -> NDArray[np.uint8]:
         raise CodesError(expected, f"a {type(value).__name__}")
     rows = [_one_code(entry, spec, number) for number, entry in enumerate(value)]
     return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), spec.code_bytes)
+
+
+DIGEST_BYTES: Final = {"md5": 16, "sha1": 20, "sha256": 32}
+"""Digests of files by which hash lists know them, and their lengths."""
+
+
+def as_digest(value: Any, kind: str | None = None) -> bytes:
+    """Return a digest given in hex or as bytes; `kind` says which, else its length does.
+
+    Raises
+    ------
+    DigestError
+        It is not hex, or of another length.
+    """
+    expected = [DIGEST_BYTES[kind]] if kind else list(DIGEST_BYTES.values())
+    try:
+        digest = bytes.fromhex(value) if isinstance(value, str) else bytes(memoryview(value))
+    except (ValueError, TypeError):
+        raise DigestError(kind, value) from None
+    if len(digest) not in expected:
+        raise DigestError(kind, value)
+    return digest
 
 
 def to_hex(codes: NDArray[np.uint8]) -> list[str]:

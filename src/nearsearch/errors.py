@@ -58,6 +58,18 @@ class CodesError(UsageError):
         super().__init__(f"codes: expected {expected}, got {actual}")
 
 
+class DigestError(UsageError):
+    """What was given is no digest of a file."""
+
+    def __init__(self, kind: str | None, value: object) -> None:
+        self.kind, self.value = kind, value
+        expected = {"md5": "32", "sha1": "40", "sha256": "64"}
+        lengths = expected.get(kind or "", "32, 40 or 64")
+        super().__init__(
+            f"{kind or 'digest'}: expected {lengths} hexadecimal digits, got {value!r}"
+        )
+
+
 class DuplicateKeyError(UsageError):
     """One call names the same key twice within a contribution, with different content."""
 
@@ -214,6 +226,17 @@ class FormatTooNewError(FormatError):
         super().__init__(
             f"{self.path}: format_version {found}, this version reads up to {supported}; "
             "upgrade nearsearch"
+        )
+
+
+class FormatTooOldError(FormatError):
+    """The index was written by an earlier version, in a format this one no longer reads."""
+
+    def __init__(self, path: str | PathLike[str], found: int, supported: int) -> None:
+        self.path, self.found, self.supported = str(path), found, supported
+        super().__init__(
+            f"{self.path}: format_version {found}, this version reads {supported}; add the files "
+            "again, to a new index"
         )
 
 

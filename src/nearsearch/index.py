@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nearsearch import answers
 from nearsearch.checks import whole
-from nearsearch.codes import as_codes, to_hex
+from nearsearch.codes import as_codes, as_digest
 from nearsearch.errors import (
     ClosedError,
     CorruptFileError,
     SpecMismatchError,
     UsageError,
 )
-from nearsearch.ingest import Hashes, hash_files, path_list
-from nearsearch.matches import Failure, Matches, canonical
-from nearsearch.search import range_search
+from nearsearch.hashes import Hashes, hash_files
+from nearsearch.ingest import path_list
 from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store import census
 from nearsearch.store import manifest as manifests
@@ -30,19 +29,15 @@ from nearsearch.where import checked
 from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from os import PathLike
     from typing import Self
 
-    from numpy.typing import NDArray
-
     from nearsearch.ingest import PathLike as AnyPath
+    from nearsearch.matches import Matches
     from nearsearch.spec import Spec
     from nearsearch.store.log import Commit
     from nearsearch.workers import Limits
-
-
-_NOTHING: Final = np.empty(0, np.int64), np.empty(0, np.uint16)
 
 
 class Index:
@@ -174,6 +169,7 @@ class Index:
         types = {
             "query": pa.string(),
             "query_index": pa.int64(),
+            "match": pa.dictionary(pa.int32(), pa.string()),
             "distance": pa.uint16(),
             "spec": pa.dictionary(pa.int32(), pa.string()),
             "generation": pa.int64(),
@@ -229,21 +225,15 @@ class Index:
         if isinstance(codes, Hashes):
             if spec is not None:
                 check_equal(self._spec(spec), codes.spec)
-            return self._search_hashes(
-                codes, radius, where=where, limit=limit, min_quality=min_quality
-            )
-        chosen = self._spec(spec)
-        queries = as_codes(codes, chosen)
-        return self._search(
-            self.snapshot,
-            queries,
-            to_hex(queries),
-            chosen,
-            radius,
-            where,
-            limit,
-            _quality(chosen, min_quality),
-        )
+            chosen = self._spec(codes.spec)
+        else:
+            chosen = self._spec(spec)
+            codes = as_codes(codes, chosen)
+        narrowing = checked(where, self.columns), _limit(limit)
+        bound, quality = _radius(chosen, radius), _quality(chosen, min_quality)
+        if isinstance(codes, Hashes):
+            return answers.by_hashes(self.snapshot, codes, bound, quality, *narrowing)
+        return answers.by_codes(self.snapshot, codes, chosen, bound, quality, *narrowing)
 
     def nearest(
         self,
@@ -280,38 +270,42 @@ class Index:
         end = chosen.bits if max_radius is None else max_radius
         end = whole("max_radius", end, 0, chosen.bits)
         expression, quality = checked(where, self.columns), _quality(chosen, min_quality)
-        found: list[tuple[NDArray[np.int64], NDArray[np.uint16]]] = [_NOTHING] * len(queries)
-        waiting, radius = np.arange(len(queries)), min(end, chosen.bits // 16)
-        while len(waiting):
-            # Wide radii return a good part of the index: one query at a time bounds the memory.
-            step = len(waiting) if 4 * radius <= chosen.bits else 1
-            for start in range(0, len(waiting), step):
-                part = waiting[start : start + step]
-                matches = self._search(
-                    snapshot,
-                    queries[part],
-                    [""] * len(part),
-                    chosen,
-                    radius,
-                    expression,
-                    k,
-                    quality,
-                )
-                for i, query in enumerate(part):
-                    here = slice(matches.offsets[i], matches.offsets[i + 1])
-                    found[query] = matches.rows[here], matches.distances[here]
-            counts = np.array([len(found[query][0]) for query in waiting])
-            waiting = waiting[counts < k] if radius < end else waiting[:0]
-            radius = min(end, radius + radius // 2 + 1)
-        lengths = [len(rows) for rows, _ in found]
-        return _matches(
-            snapshot,
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([_NOTHING[0], *(rows for rows, _ in found)]),
-            np.concatenate([_NOTHING[1], *(distances for _, distances in found)]),
-            chosen,
-            to_hex(queries),
-        ).narrowed(expression, k)
+        return answers.nearest(snapshot, queries, chosen, k, end, quality, expression)
+
+    def lookup(
+        self,
+        digests: Iterable[str | bytes],
+        *,
+        where: pc.Expression | str | None = None,
+        limit: int | None = None,
+    ) -> Matches:
+        """Find the files and records that have these digests: the same bytes.
+
+        Parameters
+        ----------
+        digests
+            MD5s, SHA-1s and SHA-256s, in hex or as bytes.
+        where, limit
+            As in `search`.
+
+        Returns
+        -------
+        Matches
+            All of them `Matches.is_exact`; also files that could not be decoded, and records
+            without a code.
+
+        Raises
+        ------
+        DigestError
+            One of them is no digest.
+        UnknownColumnError, FilterSyntaxError, UsageError
+            As in `search`.
+        """
+        if isinstance(digests, str | bytes):
+            raise UsageError(f"digests: expected a list, not one: write [{digests!r}]")
+        wanted = [as_digest(digest) for digest in digests]
+        narrowing = checked(where, self.columns), _limit(limit)
+        return answers.by_digests(self.snapshot, wanted, self.specs[0], *narrowing)
 
     def query(
         self,
@@ -324,10 +318,12 @@ class Index:
         min_quality: int | None = None,
         limits: Limits | None = None,
     ) -> Matches:
-        """Hash picture files in worker processes and `search` for each of them.
+        """Hash picture files in worker processes and find each of them: exact, then near.
 
-        Query i is ``paths[i]``. Files that cannot be hashed, and featureless ones (quality below
-        `min_quality`), have no matches and are listed in `Matches.failures`.
+        Query i is ``paths[i]``. First come the items that have its digest, the same bytes (column
+        ``match``: ``exact``), then those within the radius (``near``); of a file of several views
+        any may match. Files that cannot be hashed, and featureless ones (quality below
+        `min_quality`), match by digest only and are listed in `Matches.failures`.
 
         Parameters
         ----------
@@ -352,9 +348,7 @@ class Index:
         expression = checked(where, self.columns)  # before any file is read
         names = path_list(paths)
         hashes = hash_files(names, chosen, pool=self.start_workers(limits, len(names)))
-        return self._search_hashes(
-            hashes, radius, where=expression, limit=limit, min_quality=min_quality
-        )
+        return self.search(hashes, radius, where=expression, limit=limit, min_quality=min_quality)
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:
         """Start the processes that `query` uses, if they are not running, without waiting.
@@ -408,78 +402,13 @@ class Index:
             )
         return wanted
 
-    def _search_hashes(
-        self,
-        hashes: Hashes,
-        radius: int | None,
-        *,
-        where: pc.Expression | str | None,
-        limit: int | None,
-        min_quality: int | None,
-        names: Sequence[str] | None = None,
-    ) -> Matches:
-        chosen = self._spec(hashes.spec)
-        threshold = _quality(chosen, min_quality)
-        usable = hashes.qualities >= max(threshold, 0)
-        failures = list(hashes.failures)
-        for position in np.flatnonzero(~usable & (hashes.qualities >= 0)):
-            reason = f"featureless: quality {hashes.qualities[position]} is below {threshold}"
-            failures.append(Failure(hashes.keys[int(position)], reason, "quality"))
-        return self._search(
-            self.snapshot,
-            hashes.codes,
-            names or hashes.keys,
-            chosen,
-            radius,
-            where,
-            limit,
-            threshold,
-            usable=usable,
-            failures=tuple(failures),
-        )
 
-    def _search(
-        self,
-        snapshot: Snapshot,
-        codes: NDArray[np.uint8],
-        names: Sequence[str],
-        spec: Spec,
-        radius: int | None,
-        where: pc.Expression | str | None,
-        limit: int | None,
-        min_quality: int,
-        *,
-        usable: NDArray[np.bool_] | None = None,
-        failures: tuple[Failure, ...] = (),
-    ) -> Matches:
-        bound = spec.default_radius if radius is None else whole("radius", radius, 0, spec.bits)
-        most = None if limit is None else whole("limit", limit, 1, 1 << 62)
-        expression = checked(where, self.columns)
-        asked = codes if usable is None else np.ascontiguousarray(codes[usable])
-        queries, rows, distances = range_search(snapshot, spec.name, asked, bound, min_quality)
-        if usable is not None:
-            queries = np.flatnonzero(usable)[queries]
-        offsets, rows, distances = canonical(queries, rows, distances, len(codes))
-        matches = _matches(snapshot, offsets, rows, distances, spec, names, failures)
-        return matches.narrowed(expression, most)
+def _radius(spec: Spec, radius: int | None) -> int:
+    return spec.default_radius if radius is None else whole("radius", radius, 0, spec.bits)
 
 
-def _matches(
-    snapshot: Snapshot,
-    offsets: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    distances: NDArray[np.uint16],
-    spec: Spec,
-    names: Sequence[str],
-    failures: tuple[Failure, ...] = (),
-) -> Matches:
-    def describe(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
-        return snapshot.describe(spec.name, rows)  # which outlives the closing of the index
-
-    generation = snapshot.manifest.generation
-    return Matches(
-        offsets, rows, distances, spec, generation, names, HIT_COLUMNS, describe, None, failures
-    )
+def _limit(limit: int | None) -> int | None:
+    return None if limit is None else whole("limit", limit, 1, 1 << 62)
 
 
 def _quality(spec: Spec, min_quality: int | None) -> int:

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from nearsearch.codes import as_codes
 from nearsearch.errors import UsageError
 from nearsearch.matches import Failure
-from nearsearch.spec import get_spec
-from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from numpy.typing import NDArray
-
-    from nearsearch.spec import Spec
-    from nearsearch.workers import Limits
 
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -30,45 +21,62 @@ PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 class IngestReport:
     """The account of an ingest: every file seen is counted exactly once.
 
-    `skipped` files are none that can be hashed (other formats, links, devices); `failed` ones
-    should have been. `failures` lists both, skipped ones under the stages ``walk`` and ``sniff``.
+    Attributes
+    ----------
+    added, replaced
+        Files whose key is new; whose key stood for something else.
+    unchanged
+        Files that are what they were.
+    duplicate
+        Files whose key is new, and whose content the index had already, or met before.
+    skipped
+        Files that cannot be hashed: other formats, links, devices.
+    failed
+        Files that should have been.
+    damaged
+        Files that were hashed in part; they are counted above as well.
+    bytes
+        Of all of them, files in archives by their own size.
+    failures
+        All that are skipped, failed or damaged, with the reason (`Failure.status` says which).
+        Of an archive that was not read again, one says what became of its files.
     """
 
     added: int = 0
     replaced: int = 0
     unchanged: int = 0
+    duplicate: int = 0
     skipped: int = 0
     failed: int = 0
+    damaged: int = 0
+    bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
 
     @property
     def total(self) -> int:
         """Number of files seen."""
-        return self.added + self.replaced + self.unchanged + self.skipped + self.failed
+        hashed = self.added + self.replaced + self.unchanged + self.duplicate
+        return hashed + self.skipped + self.failed
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as a JSON object."""
-        counts = asdict(self)
-        del counts["failures"]
+        counts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "failures"}
         return {**counts, "total": self.total}
 
-    def add_failure(self, status: str, failure: Failure) -> None:
-        """Count one file that is ``skipped`` or ``failed``."""
-        if status == "skipped":
-            self.skipped += 1
-        else:
-            self.failed += 1
+    def add_failure(self, failure: Failure) -> None:
+        """Count one file that is skipped or failed, or take note of a damaged one."""
+        status = failure.status
+        setattr(self, status, getattr(self, status) + 1)
         self.failures.append(failure)
 
 
 class FoundFile(NamedTuple):
-    """A file of the walk, or what stood in its place (`status` and `failure` set)."""
+    """A file of the walk, or what stood in its place (`failure` set; size and time may be None)."""
 
     path: str
     key: str
-    size: int
-    mtime_ns: int
-    status: str = "found"
+    size: int | None
+    mtime_ns: int | None
     failure: Failure | None = None
 
 
@@ -99,31 +107,41 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
     exclude
         A folder that is passed over wherever it is met (the index itself).
     """
-    seen: set[str] = set()
+    named = dict.fromkeys(map(os.fsdecode, paths))
+    seen: set[str] = set()  # of those only: a tree of a hundred million files needs no memory
     excluded = _identity(exclude)
-    # A stack, not recursion: a tree can be deeper than the interpreter's limit.
-    waiting = [(os.fsdecode(path), True) for path in paths][::-1]
-    while waiting:
-        path, is_named = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        try:
-            status = os.stat(path, follow_symlinks=is_named)
-            if stat.S_ISDIR(status.st_mode):
-                if (status.st_dev, status.st_ino) != excluded:
-                    names = sorted(os.listdir(path), reverse=True)
-                    waiting += [(os.path.join(path, name), False) for name in names]
+    for start in named:
+        # A stack, not recursion: a tree can be deeper than the interpreter's limit.
+        waiting: list[os.DirEntry[str] | None] = [None]
+        while waiting:
+            entry = waiting.pop()
+            path = entry.path if entry else start
+            if path in named:
+                if path in seen:
+                    continue
+                seen.add(path)
+            try:
+                status = entry.stat(follow_symlinks=False) if entry else os.stat(path)
+                mode = status.st_mode
+                if stat.S_ISDIR(mode):
+                    if (status.st_dev, status.st_ino) != excluded:
+                        with os.scandir(path) as inside:
+                            waiting += _sorted(inside)
+                    continue
+            except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+                reason = getattr(error, "strerror", None) or str(error)
+                yield _not_found(path, reason, "read")
                 continue
-        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-            reason = getattr(error, "strerror", None) or str(error)
-            yield _not_found(path, "failed", reason, "read")
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield FoundFile(path, key_of(path), status.st_size, status.st_mtime_ns)
-        else:
-            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-            yield _not_found(path, "skipped", kind, "walk")
+            if stat.S_ISREG(mode):
+                yield FoundFile(path, key_of(path), status.st_size, status.st_mtime_ns)
+            else:
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+                yield _not_found(path, kind, "walk")
+
+
+def _sorted(inside: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, the first last."""
+    return sorted(inside, key=lambda entry: entry.name, reverse=True)
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:
@@ -134,9 +152,9 @@ def _identity(path: str | None) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if status else None
 
 
-def _not_found(path: str, status: str, reason: str, stage: str) -> FoundFile:
+def _not_found(path: str, reason: str, stage: str) -> FoundFile:
     key = key_of(path)
-    return FoundFile(path, key, 0, 0, status, Failure(key, reason, stage))
+    return FoundFile(path, key, None, None, Failure(key, reason, stage))
 
 
 def path_list(paths: Iterable[PathLike]) -> list[str]:
@@ -144,81 +162,3 @@ def path_list(paths: Iterable[PathLike]) -> list[str]:
     if isinstance(paths, str | bytes | os.PathLike):
         raise UsageError(f"expected a list of paths, not one path: write [{paths!r}]")
     return [os.fsdecode(path) for path in paths]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Hashes:
-    """Codes of files, in the order the files were given.
-
-    Attributes
-    ----------
-    codes
-        (n, bytes) uint8; zeros where a file failed.
-    qualities
-        (n,) int16, 0..100; -1 where a file failed.
-    keys
-        The key of each file.
-    failures
-        The files that failed or are no media.
-    """
-
-    codes: NDArray[np.uint8]
-    qualities: NDArray[np.int16]
-    keys: Sequence[str]
-    failures: tuple[Failure, ...]
-    spec: Spec
-
-
-def hash_files(
-    paths: Iterable[PathLike],
-    spec: str | Spec = "pdq",
-    *,
-    limits: Limits | None = None,
-    pool: WorkerPool | None = None,
-) -> Hashes:
-    """Hash picture files in worker processes, one a core.
-
-    Parameters
-    ----------
-    paths
-        Files; folders are not walked.
-    spec
-        Name of the spec, or the spec.
-    limits
-        What one file may cost; not together with `pool`.
-    pool
-        Processes to use and leave running; without it they are started for this call.
-
-    Raises
-    ------
-    UnknownSpecError
-        This version does not know the spec.
-    WorkerStartError
-        The processes do not start.
-    """
-    wanted = get_spec(spec)
-    names = path_list(paths)
-    codes = np.zeros((len(names), wanted.code_bytes), np.uint8)
-    qualities = np.full(len(names), -1, np.int16)
-    failures: dict[int, Failure] = {}
-    positions: dict[str, list[int]] = {}
-    for position, name in enumerate(names):
-        positions.setdefault(name, []).append(position)
-    used = pool or WorkerPool(limits=limits)
-    try:
-        for answer in used.map(positions, [wanted]):
-            for position in positions[answer.path]:
-                if answer.status == "hashed":
-                    code, quality = answer.facts["codes"][wanted.name]
-                    codes[position] = as_codes(code, wanted)[0]
-                    qualities[position] = quality
-                else:
-                    facts = answer.facts
-                    failures[position] = Failure(
-                        key_of(answer.path), facts["reason"], facts["stage"]
-                    )
-    finally:
-        if pool is None:
-            used.close()
-    ordered = tuple(failures[position] for position in sorted(failures))
-    return Hashes(codes, qualities, [key_of(name) for name in names], ordered, wanted)

@@ -1,67 +1,219 @@
-"""Intake: files that a walk found are hashed, and become members of a transaction."""
+"""Intake: the files that a walk finds become members of an index, and every one is counted."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pyarrow as pa
 
+from nearsearch.hashes import answer_key, failure_of
 from nearsearch.matches import Failure
 from nearsearch.records import batch_of_files
 from nearsearch.store import schema
-from nearsearch.store.transaction import ADDED, REPLACED, UNCHANGED
+from nearsearch.store.members import known_files
+from nearsearch.store.transaction import ADDED, DUPLICATE, REPLACED, UNCHANGED
+from nearsearch.workers import Answer, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from nearsearch.ingest import FoundFile, IngestReport
     from nearsearch.records import Marks
     from nearsearch.store.transaction import Transaction
-    from nearsearch.workers import Answer, WorkerPool
+    from nearsearch.workers import WorkerPool
+
+_FILES_A_LOOK: Final = 4096  # of the walk, looked up at a time: 8 us each, 20 in parts of 1,024
+_FILES_A_BATCH: Final = 1024  # hashed, taken in at a time: a second or so of two processes
+_CONTENTS: Final = re.compile(r"(\d+) files, (\d+) failed, (\d+) skipped")
 
 
-def add_chunk(
-    transaction: Transaction,
-    chunk: list[FoundFile],
-    marks: Marks,
-    pool: WorkerPool,
-    report: IngestReport,
-    tell: Callable[[IngestReport], None],
-) -> None:
-    """Hash those files of a chunk that are new or changed, add them, and count every one."""
-    found = [file for file in chunk if file.failure is None]
-    for file in chunk:
-        if file.failure is not None:
-            report.add_failure(file.status, file.failure)
-    stats = np.array([(file.size, file.mtime_ns) for file in found], np.int64).reshape(-1, 2)
-    asked = {
-        "contribution": schema.constant(marks.contribution, len(found)),
-        "key": pa.array([file.key for file in found], pa.large_string()),
-    }
-    labels = schema.LABEL_SEPARATOR.join(marks.labels)
-    known = transaction.unchanged_files(pa.table(asked), marks.source, labels, stats)
-    report.unchanged += int(known.sum())
-    tell(report)
-    keys = {file.path: file.key for file, same in zip(found, known, strict=True) if not same}
-    specs = transaction.base.specs
-    hashed: list[Answer] = []
-    for answer in pool.map(keys, specs):
-        if answer.status == "hashed":
-            hashed.append(answer)
-            report.added += 1  # for the progress; settled below
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """Which files are read that have the size and time they had."""
+
+    everything: bool = False
+    failures: bool = False
+    digests: bool = False
+    """All, but decoded only where the SHA-256 is another."""
+
+
+@dataclass(slots=True)
+class Intake:
+    """Files on their way into an index.
+
+    `transaction` gives the one to add to now; `commit` is called after a batch when `interval`
+    seconds have passed since the last time.
+    """
+
+    transaction: Callable[[], Transaction]
+    marks: Marks
+    report: IngestReport
+    tell: Callable[[IngestReport], None]
+    again: Again
+    interval: float
+    commit: Callable[[], object]
+    _found: dict[int, FoundFile] = field(default_factory=dict)  # by number of their request
+    _batch: dict[str, Answer] = field(default_factory=dict)  # by key
+    _contents: dict[int, list[int]] = field(default_factory=dict)  # files, failed, skipped
+
+    def run(self, files: Iterator[FoundFile], pool: WorkerPool) -> None:
+        """Take in all files; leave the last of them to the caller's commit."""
+        specs = self.transaction().base.specs
+        last = time.monotonic()
+        for answer in pool.map(self._requests(files), specs, self.marks.digests):
+            self._take(answer)
+            if len(self._batch) >= _FILES_A_BATCH:
+                self._add()
+                if time.monotonic() - last >= self.interval:
+                    self.commit()
+                    last = time.monotonic()
+            self.tell(self.report)
+        self._add()
+        self.tell(self.report)
+
+    # --- what is known already ----------------------------------------------------------------
+
+    def _requests(self, files: Iterator[FoundFile]) -> Iterator[Request]:
+        """Yield those files that must be read; count the others."""
+        number = 0
+        while chunk := list(islice(files, _FILES_A_LOOK)):
+            for file in chunk:
+                if file.failure is not None:
+                    self._put(Answer(file.path, "failed", _facts(file.failure)), file.failure)
+            found = [file for file in chunk if file.failure is None]
+            for file, digest in self._to_read(found):
+                self._found[number] = file
+                number += 1
+                yield Request(file.path, file.size or 0, digest)
+            self.tell(self.report)
+
+    def _to_read(self, found: list[FoundFile]) -> Iterator[tuple[FoundFile, str | None]]:
+        """Yield those files that must be read, and the SHA-256 that would make them unchanged."""
+        if self.again.everything:
+            yield from ((file, None) for file in found)
+            return
+        stats = np.array([(file.size, file.mtime_ns) for file in found], np.int64).reshape(-1, 2)
+        asked = {
+            "contribution": schema.constant(self.marks.contribution, len(found)),
+            "key": pa.array([file.key for file in found], pa.large_string()),
+        }
+        known = known_files(
+            self.transaction().shards,
+            pa.table(asked),
+            self.marks.source,
+            schema.LABEL_SEPARATOR.join(self.marks.labels),
+            stats,
+        )
+        for i, file in enumerate(found):
+            if not known.is_known[i]:
+                yield file, None
+                continue
+            failure = Failure.of(file.key, known.problems[i]) if known.problems[i] else None
+            status = failure.status if failure else "hashed"
+            if status in ("hashed", "damaged") and self.again.digests:
+                yield file, known.item_ids[i].ljust(schema.ID_BYTES, b"\0").hex()
+            elif status == "opened" and self.again.digests:
+                yield file, None
+            elif failure is None:
+                self.report.unchanged += 1
+                self.report.bytes += file.size or 0
+            elif self._is_to_retry(failure):
+                yield file, None
+            else:
+                self._count_again(file, failure)
+
+    def _is_to_retry(self, failure: Failure) -> bool:
+        if failure.status == "failed":
+            # What could not be read may be readable now, without another time or size.
+            return self.again.failures or failure.stage == "read"
+        return self.again.failures and failure.status == "opened" and _contents(failure)[1] > 0
+
+    def _count_again(self, file: FoundFile, failure: Failure) -> None:
+        """Count a file as it was, without reading it."""
+        self.report.bytes += file.size or 0
+        if failure.status == "damaged":
+            self.report.unchanged += 1
+            self.report.add_failure(failure)
+        elif failure.status != "opened":
+            self.report.add_failure(failure)
         else:
-            facts = answer.facts
-            failure = Failure(keys[answer.path], facts["reason"], facts["stage"])
-            report.add_failure(answer.status, failure)
-        tell(report)
-    if hashed:
-        report.added -= len(hashed)
-        hashed.sort(key=lambda answer: keys[answer.path])  # not by order of completion
-        count(report, transaction.add(batch_of_files(hashed, keys, marks, specs)))
-        tell(report)
+            total, failed, skipped = _contents(failure)
+            self.report.unchanged += total - failed - skipped
+            self.report.failed += failed
+            self.report.skipped += skipped
+            if failed:
+                reason = f"{failed:,} of its files failed before, which retrying reads again"
+                self.report.failures.append(Failure(file.key, reason, "archive"))
+
+    # --- what was read ------------------------------------------------------------------------
+
+    def _take(self, answer: Answer) -> None:
+        """Count an answer if it ends here, or put it into the batch."""
+        contents = self._contents.setdefault(answer.number, [0, 0, 0])
+        if answer.member is not None:
+            contents[0] += 1
+            contents[1] += answer.status == "failed"
+            contents[2] += answer.status == "skipped"
+            self._put(answer, failure_of(answer))
+            return
+        file = self._found.pop(answer.number)
+        del self._contents[answer.number]
+        facts = {"size": file.size, "mtime_ns": file.mtime_ns, **answer.facts}
+        if answer.status == "unchanged":
+            self.report.unchanged += 1
+            self.report.bytes += file.size or 0
+        elif answer.status == "opened" and contents[0]:
+            reason = f"{contents[0]} files, {contents[1]} failed, {contents[2]} skipped"
+            self._put(answer._replace(facts={**facts, "reason": reason}), None)
+        elif answer.status == "opened":
+            failure = Failure(file.key, "an archive without files", "sniff")
+            self._put(answer._replace(facts={**facts, **_facts(failure)}), failure)
+        else:
+            self._put(answer._replace(facts=facts), failure_of(answer))
+
+    def _put(self, answer: Answer, failure: Failure | None) -> None:
+        """Put a file into the batch, and count it if it is skipped or failed."""
+        key = answer_key(answer)
+        if key in self._batch:  # a file whose name is that of a member: the other goes first
+            self._add()
+        self._batch[key] = answer
+        if answer.status != "opened":
+            self.report.bytes += answer.facts.get("size") or 0
+        if failure is not None:
+            self.report.add_failure(failure)
+        if answer.status == "hashed":
+            self.report.added += 1  # for the progress; settled by `_add`
+
+    def _add(self) -> None:
+        """Add the batch to the transaction; say what became of those that were hashed."""
+        if not self._batch:
+            return
+        keys = sorted(self._batch)  # not by order of completion
+        answers = [self._batch[key] for key in keys]
+        self._batch.clear()
+        is_hashed = np.array([answer.status == "hashed" for answer in answers])
+        transaction = self.transaction()
+        status = transaction.add(batch_of_files(answers, keys, self.marks, transaction.base.specs))
+        self.report.added -= int(is_hashed.sum())
+        count(self.report, status[is_hashed])
+
+
+def _facts(failure: Failure) -> dict[str, object]:
+    return {"reason": failure.reason, "stage": failure.stage}
+
+
+def _contents(failure: Failure) -> tuple[int, int, int]:
+    """Return how many files an archive had, and how many failed and were skipped."""
+    match = _CONTENTS.match(failure.reason)
+    total, failed, skipped = map(int, match.groups()) if match else (0, 0, 0)
+    return total, failed, skipped
 
 
 def count(report: IngestReport, status: NDArray[np.uint8]) -> None:
@@ -69,3 +221,4 @@ def count(report: IngestReport, status: NDArray[np.uint8]) -> None:
     report.added += int((status == ADDED).sum())
     report.replaced += int((status == REPLACED).sum())
     report.unchanged += int((status == UNCHANGED).sum())
+    report.duplicate += int((status == DUPLICATE).sum())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Failure(NamedTuple):
-    """A file that did not become codes: its key, why, and at which stage."""
+    """A file that did not become codes, or not all of it: its key, why, and at which stage."""
 
     key: str
     reason: str
@@ -26,8 +26,30 @@ class Failure(NamedTuple):
 
     @property
     def status(self) -> str:
-        """``skipped`` for what is no picture, else ``failed``."""
-        return "skipped" if self.stage in ("walk", "sniff") else "failed"
+        """``skipped`` for what is no picture, ``damaged`` for what was hashed in part.
+
+        ``opened`` for archives, of which it says what was found in them; else ``failed``.
+        """
+        return _STATUS_OF_STAGE.get(self.stage, "failed")
+
+    @property
+    def problem(self) -> str:
+        """What the index keeps of it, `of` makes it again."""
+        return f"{self.stage}: {self.reason}"
+
+    @classmethod
+    def of(cls, key: str, problem: str) -> Failure:
+        """Return what is known of a file from the column ``problem`` of its member."""
+        stage, _, reason = problem.partition(": ")
+        return cls(key, reason, stage)
+
+
+_STATUS_OF_STAGE = {
+    "walk": "skipped",
+    "sniff": "skipped",
+    "damaged": "damaged",
+    "archive": "opened",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +59,8 @@ class Matches:
     The matches of query i are ``rows[offsets[i]:offsets[i + 1]]`` and their `distances`, ordered
     by distance, then row. A row is one (code, item, view) of the snapshot that was searched; it
     means nothing in another generation, so keep keys, not rows. `to_arrow` adds what is known of
-    each.
+    each. Rows from `exact_from` on stand for items as such: the query has their digest. They come
+    before the others of their query, at distance 0, and no other row of that item does.
 
     Attributes
     ----------
@@ -67,6 +90,7 @@ class Matches:
     """Rows to their members: pairs (position in rows, row of the table). Owned by the index."""
     where: pc.Expression | None = None
     failures: tuple[Failure, ...] = ()
+    exact_from: int = 1 << 62
 
     def __len__(self) -> int:
         """Return the number of matches of all queries together."""
@@ -77,6 +101,11 @@ class Matches:
         """The query of each match, (m,) int64, ascending."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
+    @property
+    def is_exact(self) -> NDArray[np.bool_]:
+        """Whether a match is one by digest, (m,)."""
+        return self.rows >= self.exact_from
+
     def to_arrow(self) -> pa.Table:
         """Return one table row for each member of each match, in the order of the matches.
 
@@ -86,10 +115,10 @@ class Matches:
 
         Reads the mapped files of the index; it may have been closed meanwhile.
         """
-        return self.joined().drop_columns(["match"])
+        return self.joined().drop_columns(["hit"])
 
     def joined(self) -> pa.Table:
-        """Return the table of `to_arrow`, before it with a column `match`: the position here."""
+        """Return the table of `to_arrow`, before it with a column `hit`: the position here."""
         unique_rows, inverse = np.unique(self.rows, return_inverse=True)
         position, described = self.describe(unique_rows)
         # Members of each unique row lie together: expand matches to (match, member) pairs.
@@ -100,38 +129,37 @@ class Matches:
         table = described.take(pa.array(np.arange(len(match)) + starts))
         query = self.query_index[match]
         names = pa.array(list(self.queries), pa.string()).take(pa.array(query))
-        spec = pa.DictionaryArray.from_arrays(
-            np.zeros(len(match), np.int32), pa.array([self.spec.name])
-        )
+        spec = _names(np.zeros(len(match), np.int32), [self.spec.name])
         columns = {
-            "match": pa.array(match),
+            "hit": pa.array(match),
             "query": names,
+            "match": _names(self.is_exact[match].astype(np.int32), ["near", "exact"]),
             "query_index": pa.array(query),
             "distance": pa.array(self.distances[match]),
             "spec": spec,
             "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(match)),
         }
         columns |= {name: table[name] for name in table.column_names}
-        order = dict.fromkeys(["match", *self.columns, *columns])
+        order = dict.fromkeys(["hit", *self.columns, *columns])
         joined = pa.table({name: columns[name] for name in order})
         return joined if self.where is None else joined.filter(self.where)
 
     def by_contribution(self) -> pa.Table:
         """Return one row for each query and contribution with a match: does it belong to a series?
 
-        Columns: `query`, `query_index`, `contribution`, `distance` (of the nearest), `items`
-        (distinct contents that match), `members` (their appearances in this contribution), `key`
-        (of the nearest), `spec`, `generation`. Ordered by query, distance, contribution.
+        Columns: `query`, `query_index`, `contribution`, `match` (of the nearest), `distance` (of
+        the nearest), `items` (distinct contents that match), `members` (their appearances in this
+        contribution), `key` (of the nearest), `spec`, `generation`. Ordered by query, distance,
+        contribution.
         """
         hits = self.to_arrow()
-        contribution = hits["contribution"].cast(pa.string())
-        hits = hits.set_column(
-            hits.column_names.index("contribution"), "contribution", contribution
-        )
+        for name in ("contribution", "match"):
+            column = hits[name].cast(pa.string())
+            hits = hits.set_column(hits.column_names.index(name), name, column)
         by = ["query_index", "query", "contribution"]
         order = {"use_threads": False}  # hits come nearest first, and so does the first of a group
         items = hits.group_by([*by, "item_id"], **order).aggregate(
-            [("distance", "min"), ("key", "count"), ("key", "first")]
+            [("distance", "min"), ("key", "count"), ("key", "first"), ("match", "first")]
         )
         groups = items.group_by(by, **order).aggregate(
             [
@@ -139,6 +167,7 @@ class Matches:
                 ("key_count", "sum"),
                 ("key_count", "count"),
                 ("key_first", "first"),
+                ("match_first", "first"),
             ]
         )
         table = pa.table(
@@ -146,6 +175,7 @@ class Matches:
                 "query": groups["query"],
                 "query_index": groups["query_index"],
                 "contribution": groups["contribution"],
+                "match": groups["match_first_first"],
                 "distance": groups["distance_min_min"],
                 "items": groups["key_count_count"],
                 "members": groups["key_count_sum"],
@@ -165,7 +195,7 @@ class Matches:
         narrowed = replace(self, where=where)
         if where is not None:
             kept[:] = False
-            kept[narrowed.joined()["match"].to_numpy()] = True
+            kept[narrowed.joined()["hit"].to_numpy()] = True
         if limit is not None:
             rank = np.cumsum(kept)
             before = np.concatenate([[0], rank])[self.offsets[:-1]]
@@ -179,6 +209,10 @@ class Matches:
             rows=self.rows[kept],
             distances=self.distances[kept],
         )
+
+
+def _names(numbers: NDArray[np.int32], names: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(numbers, pa.array(names))
 
 
 def canonical(
@@ -197,3 +231,13 @@ def canonical(
     counts = np.bincount(queries, minlength=n_queries)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return offsets, rows[order], distances[order]
+
+
+def nearest_views(
+    queries: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.uint16]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
+    """Leave of the matches of one query and row, by several views of the query, the nearest."""
+    order = np.lexsort((distances, rows, queries))
+    queries, rows, distances = queries[order], rows[order], distances[order]
+    is_first = np.append(True, (queries[1:] != queries[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
+    return queries[is_first], rows[is_first], distances[is_first]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch.checks import check_name
-from nearsearch.codes import as_codes, record_ids, to_hex
+from nearsearch.codes import DIGEST_BYTES, as_codes, as_digest, record_ids, to_hex
 from nearsearch.errors import MetadataError, UsageError
 from nearsearch.store import schema
 from nearsearch.store.build import RawCodes
@@ -27,17 +28,28 @@ if TYPE_CHECKING:
 class Marks:
     """What a call says of all its records."""
 
-    def __init__(self, contribution: str, source: str, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        contribution: str,
+        source: str,
+        labels: tuple[str, ...],
+        digests: tuple[str, ...] = (),
+    ) -> None:
         for what, text in [("contribution", contribution), ("source", source)] + [
             ("label", label) for label in labels
         ]:
             check_name(what, text)
         if "" in labels:
             raise UsageError("label: an empty label says nothing")
+        for name in digests:
+            if name not in ("md5", "sha1"):
+                raise UsageError(f"digests: expected md5 or sha1, got {name!r}")
         self.contribution, self.source, self.labels = contribution, source, labels
+        self.digests = digests
         self.added_at = datetime.now(UTC)
 
 
+_RAW = pa.schema([field for field in schema.ROWS if field.name != "code"])
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 _PLAIN = (
     *(pa.types.is_null, pa.types.is_primitive, pa.types.is_decimal, pa.types.is_fixed_size_binary),
@@ -46,30 +58,87 @@ _PLAIN = (
 
 
 def batch_of_files(
-    answers: Sequence[Answer], keys: Mapping[str, str], marks: Marks, specs: Sequence[Spec]
+    answers: Sequence[Answer], keys: Sequence[str], marks: Marks, specs: Sequence[Spec]
 ) -> Batch:
-    """Return the batch of hashed files; `keys` maps their paths to keys."""
+    """Return the batch of files, hashed or not; `keys` are theirs, in the same order."""
     facts = [answer.facts for answer in answers]
-    ids = np.frombuffer(
-        b"".join(bytes.fromhex(fact["sha256"]) for fact in facts), np.uint8
-    ).reshape(-1, schema.ID_BYTES)
+    ids = np.frombuffer(b"".join(map(_file_id, facts)), np.uint8).reshape(-1, schema.ID_BYTES)
+    is_hashed = ["codes" in fact for fact in facts]
+    kinds = [
+        schema.IMAGE if hashed else schema.UNHASHED if "sha256" in fact else schema.NOTHING
+        for hashed, fact in zip(is_hashed, facts, strict=True)
+    ]
     items = pa.table(
         [
             schema.from_fixed_bytes(ids),
-            schema.constant("image", len(ids)),
-            *([fact[name] for fact in facts] for name in ("format", "size", "width", "height")),
+            pa.array(kinds).dictionary_encode(),
+            *([fact.get(name) for fact in facts] for name in ("format", "width", "height")),
         ],
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
-    key_array = pa.array([keys[answer.path] for answer in answers], pa.large_string())
-    mtime_ns = pa.array([fact["mtime_ns"] for fact in facts], pa.int64())
-    members = _members(ids, key_array, marks, mtime_ns)
+    digests = {name: [_digest(fact, name) for fact in facts] for name in schema.DIGESTS.names}
+    # The id of what was hashed is its SHA-256.
+    pairs = zip(digests["sha256"], is_hashed, strict=True)
+    digests["sha256"] = [None if hashed else digest for digest, hashed in pairs]
+    items = _with_digests(items, digests)
+    members = _members(
+        ids,
+        pa.array(keys, pa.large_string()),
+        marks,
+        pa.array([fact.get("mtime_ns") for fact in facts], pa.int64()),
+        pa.array([fact.get("size") for fact in facts], pa.int64()),
+        pa.array([problem_of(fact) for fact in facts], pa.string()),
+    )
     raw = {}
     for spec in specs:
-        pairs = [fact["codes"][spec.name] for fact in facts]
-        codes = as_codes([code for code, _ in pairs], spec)
-        raw[spec.name] = _raw_codes(codes, np.array([quality for _, quality in pairs], np.int8))
+        views = [
+            (record, *view)
+            for record, fact in enumerate(facts)
+            for view in fact.get("codes", {}).get(spec.name, ())
+        ]
+        table = pa.table(
+            [
+                pa.array([record for record, *_ in views], pa.uint32()),
+                pa.array([view for _, view, *_ in views], pa.string()).dictionary_encode(),
+                pa.array([time for _, _, time, *_ in views], pa.int32()),
+                pa.array([quality for *_, quality in views], pa.int8()),
+            ],
+            names=_RAW.names,
+        ).cast(_RAW)
+        raw[spec.name] = RawCodes(as_codes([code for _, _, _, code, _ in views], spec), table)
     return Batch(items, members, raw)
+
+
+def problem_of(facts: Mapping[str, Any]) -> str | None:
+    """Return what `members.arrow` says of a file that was not hashed, or not whole."""
+    return f"{facts['stage']}: {facts['reason']}" if "reason" in facts else None
+
+
+def _file_id(facts: Mapping[str, Any]) -> bytes:
+    """Return the id of the item that a file is.
+
+    One that has no code yet must not take the id that it will have when a later version, or one
+    with a plug-in, can read it: items do not change.
+    """
+    if "sha256" not in facts:
+        return schema.NOTHING_ID
+    digest = bytes.fromhex(facts["sha256"])
+    if "codes" in facts:
+        return digest
+    return hashlib.blake2b(digest, digest_size=32, person=b"nearsearch file").digest()
+
+
+def _digest(facts: Mapping[str, Any], name: str) -> bytes | None:
+    return bytes.fromhex(facts[name]) if facts.get(name) else None
+
+
+def _with_digests(items: pa.Table, digests: Mapping[str, Sequence[bytes | None]]) -> pa.Table:
+    """Append those columns of `schema.DIGESTS` in which anything stands."""
+    for field in schema.DIGESTS:
+        values = digests.get(field.name)
+        if values is not None and any(value is not None for value in values):
+            items = items.append_column(field, pa.array(values, field.type))
+    return items
 
 
 def _raw_codes(codes: NDArray[np.uint8], quality: NDArray[np.int8]) -> RawCodes:
@@ -82,12 +151,19 @@ def _raw_codes(codes: NDArray[np.uint8], quality: NDArray[np.int8]) -> RawCodes:
             pa.nulls(n, pa.int32()),
             pa.array(quality),
         ],
-        pa.schema([field for field in schema.ROWS if field.name != "code"]),
+        _RAW,
     )
     return RawCodes(codes, table)
 
 
-def _members(ids: NDArray[np.uint8], keys: pa.Array, marks: Marks, mtime_ns: pa.Array) -> pa.Table:
+def _members(
+    ids: NDArray[np.uint8],
+    keys: pa.Array,
+    marks: Marks,
+    mtime_ns: pa.Array,
+    size: pa.Array,
+    problem: pa.Array,
+) -> pa.Table:
     n = len(keys)
     labels = pa.ListArray.from_arrays(
         pa.array(np.arange(n + 1, dtype=np.int32) * len(marks.labels)),
@@ -106,14 +182,14 @@ def _members(ids: NDArray[np.uint8], keys: pa.Array, marks: Marks, mtime_ns: pa.
                 pa.array(np.zeros(n, np.int32))
             ),
             mtime_ns,
+            size,
+            problem.dictionary_encode(),
         ],
         schema.MEMBERS,
     )
 
 
-def _key_array(keys: Any, codes: NDArray[np.uint8]) -> pa.Array:
-    if keys is None:
-        keys = to_hex(codes)
+def _key_array(keys: Any, n: int) -> pa.Array:
     try:
         array = pa.array(keys) if not isinstance(keys, pa.Array | pa.ChunkedArray) else keys
         if isinstance(array, pa.ChunkedArray):
@@ -121,10 +197,9 @@ def _key_array(keys: Any, codes: NDArray[np.uint8]) -> pa.Array:
         array = array.cast(pa.large_string()) if len(array) else pa.array([], pa.large_string())
     except (pa.ArrowException, TypeError, UnicodeEncodeError) as error:
         raise UsageError(f"keys: expected text, {error}") from error
-    if len(array) != len(codes) or array.null_count:
+    if len(array) != n or array.null_count:
         raise UsageError(
-            f"keys: expected {len(codes)}, one a code, got {len(array)} of which "
-            f"{array.null_count} null"
+            f"keys: expected {n}, one a record, got {len(array)} of which {array.null_count} null"
         )
     return array
 
@@ -149,7 +224,7 @@ def _checked_metadata(metadata: Any, n: int) -> list[tuple[Any, pa.ChunkedArray]
         raise UsageError(f"metadata: expected {n} rows, one a code, got {len(metadata)}")
     names = metadata.column_names
     for name in names:
-        if name in schema.HIT_COLUMNS or name == "match":
+        if name in schema.HIT_COLUMNS or name == "hit":
             raise MetadataError(name, "this name is taken; rename the column")
         if names.count(name) > 1:
             raise MetadataError(name, "the name stands twice")
@@ -191,23 +266,85 @@ def batch_of_codes(
     *,
     keys: Any,
     qualities: Any,
+    digests: Any,
     metadata: Any,
 ) -> Batch:
     """Return the batch of bare codes, everything checked; see `Writer.add_codes`."""
     rows = np.array(as_codes(codes, spec))  # a copy: ours until the commit
-    n = len(rows)
-    quality = _checked_qualities(qualities, n)
+    quality = _checked_qualities(qualities, len(rows))
     ids = record_ids(rows, quality, spec)
-    members = _members(ids, _key_array(keys, rows), marks, pa.nulls(n, pa.int64()))
+    known = _checked_digests(digests, len(rows))
+    if known:
+        ids = _ids_with_digests(ids, known)
+    key_array = _key_array(to_hex(rows) if keys is None else keys, len(rows))
+    return _batch_of_records(ids, key_array, marks, known, metadata, {spec.name: (rows, quality)})
+
+
+def batch_of_digests(digests: Any, marks: Marks, *, keys: Any, metadata: Any) -> Batch:
+    """Return the batch of records that have digests only; see `Writer.add_digests`."""
+    known = _checked_digests(digests, None)
+    if not known:
+        raise UsageError("digests: give md5, sha1 or sha256")
+    n = len(next(iter(known.values())))
+    firsts = [next(filter(None, row), None) for row in zip(*known.values(), strict=True)]
+    if None in firsts:
+        raise UsageError(f"digests: record {firsts.index(None)} has none")
+    ids = _ids_with_digests(np.zeros((n, schema.ID_BYTES), np.uint8), known)
+    names = [first.hex() for first in firsts if first] if keys is None else keys
+    return _batch_of_records(ids, _key_array(names, n), marks, known, metadata, {})
+
+
+def _batch_of_records(
+    ids: NDArray[np.uint8],
+    keys: pa.Array,
+    marks: Marks,
+    digests: Mapping[str, Sequence[bytes | None]],
+    metadata: Any,
+    codes: Mapping[str, tuple[NDArray[np.uint8], NDArray[np.int8]]],
+) -> Batch:
+    n = len(ids)
+    no_numbers = pa.nulls(n, pa.int64())
+    members = _members(ids, keys, marks, no_numbers, no_numbers, pa.nulls(n, pa.string()))
     for name, column in _checked_metadata(metadata, n):
         members = members.append_column(name, column)
-    nothing = pa.nulls(n)
     items = pa.table(
-        [members["item_id"], schema.constant("record", n), *[nothing] * 4],
+        [members["item_id"], schema.constant(schema.RECORD, n), *[pa.nulls(n)] * 3],
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
-    raw = _raw_codes(rows, quality)
-    return Batch(items, schema.one_chunk(members), {spec.name: raw})
+    raw = {spec: _raw_codes(*pair) for spec, pair in codes.items()}
+    return Batch(_with_digests(items, digests), schema.one_chunk(members), raw)
+
+
+def _checked_digests(digests: Any, n: int | None) -> dict[str, list[bytes | None]]:
+    """Return the columns of digests that were given, as bytes."""
+    known: dict[str, list[bytes | None]] = {}
+    for name, values in dict(digests or {}).items():
+        if name not in DIGEST_BYTES:
+            raise UsageError(f"digests: expected md5, sha1 or sha256, got {name!r}")
+        if isinstance(values, str | bytes):
+            raise UsageError(f"digests: {name}: expected a list, not one: write [{values!r}]")
+        known[name] = [None if value is None else as_digest(value, name) for value in values]
+        n = len(known[name]) if n is None else n
+        if len(known[name]) != n:
+            raise UsageError(f"digests: {name}: expected {n}, got {len(known[name])}")
+    return known
+
+
+def _ids_with_digests(
+    ids: NDArray[np.uint8], digests: Mapping[str, Sequence[bytes | None]]
+) -> NDArray[np.uint8]:
+    """Return ids that also tell records of different digests apart."""
+    empty = [None] * len(ids)
+    columns = [digests.get(name, empty) for name in DIGEST_BYTES]
+    mixed = [
+        hashlib.blake2b(
+            own.tobytes() + b"".join(part.ljust(32, b"\0") for part in ((d or b"") for d in row)),
+            digest_size=schema.ID_BYTES,
+            person=b"nearsearch hash",
+        ).digest()
+        for own, row in zip(ids, zip(*columns, strict=True), strict=True)
+    ]
+    return np.frombuffer(b"".join(mixed), np.uint8).reshape(-1, schema.ID_BYTES)
 
 
 def _with_wide_dictionaries(metadata: pa.Table) -> pa.Table:

@@ -2,7 +2,7 @@
 
 Plain child processes that talk JSON lines over pipes: nothing is pickled, the caller's main module
 is not imported again (so a script needs no ``__main__`` guard), and a child that dies or hangs
-costs the one file it was given.
+costs the one file it was given, or the one member of an archive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -32,6 +33,13 @@ _START_SECONDS: Final = 300  # the first start on a machine compiles the kernels
 _COMMAND: Final = (
     "import sys; sys.path.append(sys.argv[2]); from nearsearch.media.worker import main; main()"
 )
+# Files handed over before their turn, so that a process never waits for us: while we add a batch
+# of small ones, or commit. Few, because they wait where another process may be idle.
+_MOST_AHEAD: Final = 16
+_BYTES_AHEAD: Final = 1 << 20  # of files
+_TEXT_AHEAD: Final = 1 << 15  # of requests: what a pipe holds, so that handing over never waits
+_TRIES: Final = 2  # a process may be killed by others, as when memory is short
+_MOST_CRASHES: Final = 16  # of one archive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +48,72 @@ class Limits:
 
     max_pixels: int = 200_000_000
     max_bytes: int = 1 << 30
+    """Of a file that is no archive, or of a file in an archive."""
     seconds: float = 60.0
     memory: int = 6 << 30
     """Address space of a hashing process, bytes; the libraries alone reserve about 1 GB."""
+    max_members: int = 1_000_000
+    """Files in an archive, those of archives in it too."""
+    max_depth: int = 4
+    """Archives in archives."""
+    max_expansion: int = 200
+    """Bytes that come out of an archive for each that it has, beyond the first 64 MiB."""
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_bytes", "seconds", "memory"):
-            value = getattr(self, name)
+        for name, value in asdict(self).items():
             if not value > 0:  # also refuses NaN
                 raise UsageError(f"limits: {name} must be above 0, got {value}")
 
 
-class Answer(NamedTuple):
-    """What became of one file: `status` is ``hashed``, ``skipped`` or ``failed``.
+class Request(NamedTuple):
+    """A file to hash. Its size in bytes, if known, helps to share files out.
 
-    `facts` has the fields of `media.fingerprint.Fingerprint`, or ``reason`` and ``stage``.
+    `known` is the SHA-256 it had: if it still has it, it is not decoded and its status is
+    ``unchanged``.
+    """
+
+    path: str
+    size: int = _BYTES_AHEAD
+    known: str | None = None
+
+
+class Answer(NamedTuple):
+    """What became of a file, or of a member of an archive.
+
+    `status` is ``hashed``, ``unchanged``, ``skipped``, ``failed``, or ``opened`` for an archive
+    whose members all had their answers. `facts` are those of `media.fingerprint.outcomes`: with
+    ``codes`` where it was hashed, else with ``reason`` and ``stage``.
     """
 
     path: str
     status: str
     facts: dict[str, Any]
+    member: str | None = None
+    number: int = 0
+    """Which of the requests it answers."""
+
+
+class _Task:
+    """A request on its way, and how far its archive was read."""
+
+    def __init__(self, number: int, request: Request) -> None:
+        self.number, self.request = number, request
+        self.member: str | None = None  # of an archive, that is being read,
+        self.place: list[int] | None = None  # where that is,
+        self.after: list[int] | None = None  # and where the last is that had its answer
+        self.n_members = 0  # that had their answers
+        self.tries = self.crashes = 0
+
+    def answer(self, status: str, facts: dict[str, Any], member: str | None = None) -> Answer:
+        return Answer(self.request.path, status, facts, member, self.number)
+
+    def pass_member(self) -> None:
+        self.after = self.place
+        self.n_members += 1
+
+    def failed(self, reason: str) -> Answer:
+        member, self.member = self.member, None
+        return self.answer("failed", {"reason": reason, "stage": "worker"}, member)
 
 
 class WorkerPool:
@@ -89,23 +143,39 @@ class WorkerPool:
             worker.end()
         self._workers.clear()
 
-    def map(self, paths: Iterable[str], specs: Sequence[Spec]) -> Iterator[Answer]:
+    def map(
+        self,
+        requests: Iterable[str | Request],
+        specs: Sequence[Spec],
+        digests: Sequence[str] = ("md5", "sha1"),
+    ) -> Iterator[Answer]:
         """Hash each file under `specs` and yield its answer, in order of completion.
 
-        Every path gets exactly one answer. Leaving the iteration early ends the processes.
+        Every request gets exactly one answer without a `member`, after those of its members.
+        Leaving the iteration early ends the processes. A file that a process dies at is tried
+        again once: it may have been killed by others.
+
+        Parameters
+        ----------
+        digests
+            Which digests to take beside SHA-256.
 
         Raises
         ------
         WorkerStartError
             A process did not come up at all: a broken installation, not a broken file.
         """
-        waiting = iter(paths)
-        wanted = [spec.to_json() for spec in specs]
+        waiting = (
+            _Task(number, Request(request) if isinstance(request, str) else request)
+            for number, request in enumerate(requests)
+        )
+        again: deque[_Task] = deque()
+        wanted = {"specs": [spec.to_json() for spec in specs], "digests": list(digests)}
         done = False
         try:
             with selectors.DefaultSelector() as selector:
                 while True:
-                    self._feed(selector, waiting, wanted)
+                    self._feed(selector, waiting, again, wanted)
                     busy = [key.data for key in selector.get_map().values()]
                     if not busy:
                         break
@@ -114,35 +184,45 @@ class WorkerPool:
                     arrived = {key.data for key, _ in ready}
                     for worker in arrived | _late(busy):
                         # What has arrived counts, however late we come for it.
-                        answer = worker.answer() if worker in arrived else worker.overdue()
-                        if answer is not None:
+                        answers = worker.answers() if worker in arrived else worker.overdue()
+                        if not worker.tasks or worker.ended:
                             selector.unregister(worker.output)
-                            if worker.ended:
-                                self._workers.remove(worker)
-                            yield answer
+                        if worker.ended:
+                            self._workers.remove(worker)
+                            again.extend(worker.tasks)
+                        yield from answers
             done = True
         finally:
             if not done:
                 self.close()
 
     def _feed(
-        self, selector: selectors.BaseSelector, waiting: Iterator[str], specs: list[Any]
+        self,
+        selector: selectors.BaseSelector,
+        waiting: Iterator[_Task],
+        again: deque[_Task],
+        wanted: dict[str, Any],
     ) -> None:
-        """Give each idle worker a file, starting workers while there are files for them."""
+        """Hand files to the processes that have room, starting some while there are files."""
         for worker in [worker for worker in self._workers if worker.is_dead]:
             worker.end()
             self._workers.remove(worker)
-        idle = [worker for worker in self._workers if worker.path is None]
-        while idle or len(self._workers) < self._count:
-            path = next(waiting, None)
-            if path is None:
+        while True:
+            # Those without work first, and new ones, before anything is handed over ahead.
+            idlest = min(self._workers, key=lambda worker: len(worker.tasks), default=None)
+            if idlest is not None and idlest.tasks and len(self._workers) < self._count:
+                idlest = None
+            if idlest is not None and not idlest.has_room:
                 return
-            if not idle:
+            task = again.popleft() if again else next(waiting, None)
+            if task is None:
+                return
+            if idlest is None:
                 self._workers.append(_Worker(self._limits))
-                idle.append(self._workers[-1])
-            worker = idle.pop()
-            worker.ask(path, specs)
-            selector.register(worker.output, selectors.EVENT_READ, worker)
+            worker = idlest or self._workers[-1]
+            if not worker.tasks:
+                selector.register(worker.output, selectors.EVENT_READ, worker)
+            worker.ask(task, wanted)
 
 
 def _late(workers: Sequence[_Worker]) -> set[_Worker]:
@@ -151,7 +231,7 @@ def _late(workers: Sequence[_Worker]) -> set[_Worker]:
 
 
 class _Worker:
-    """One hashing process and the file it is at."""
+    """One hashing process and the files it was given."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -173,65 +253,91 @@ class _Worker:
         self._input, self.output = self._process.stdin, self._process.stdout
         self._buffer = bytearray()
         self._is_ready = False
-        self.path: str | None = None
+        self.tasks: deque[_Task] = deque()  # the first is in work
+        self._lengths: deque[int] = deque()  # of their requests
         self.deadline = time.monotonic() + _START_SECONDS
         self.ended = False
 
     @property
     def is_dead(self) -> bool:
         """Whether the process ended while it had nothing to do (killed from outside)."""
-        return self.ended or (self.path is None and self._process.poll() is not None)
+        return self.ended or (not self.tasks and self._process.poll() is not None)
 
-    def ask(self, path: str, specs: list[Any]) -> None:
+    @property
+    def has_room(self) -> bool:
+        """Whether it should be given another file."""
+        return not self.tasks or (
+            len(self.tasks) <= _MOST_AHEAD
+            and sum(task.request.size for task in list(self.tasks)[1:]) < _BYTES_AHEAD
+            and sum(self._lengths) < _TEXT_AHEAD
+            and all(task.tries == 0 for task in self.tasks)
+        )
+
+    def ask(self, task: _Task, wanted: dict[str, Any]) -> None:
         """Hand over one file."""
+        limits = asdict(self._limits)
+        del limits["seconds"], limits["memory"]
         request = {
-            "path": os.path.join(os.getcwd(), path),  # the worker has a folder of its own
-            "specs": specs,
-            "max_pixels": self._limits.max_pixels,
-            "max_bytes": self._limits.max_bytes,
+            # the worker has a folder of its own
+            "path": os.path.join(os.getcwd(), task.request.path),
+            "known": task.request.known,
+            "after": task.after,
+            **wanted,
+            **limits,
         }
-        self.path = path
-        seconds = self._limits.seconds if self._is_ready else _START_SECONDS
-        self.deadline = time.monotonic() + seconds
+        if not self.tasks:
+            self._set_deadline()
+        self.tasks.append(task)
+        text = json.dumps(request).encode("ascii") + b"\n"
+        self._lengths.append(len(text))
         try:
-            self._input.write(json.dumps(request).encode("ascii") + b"\n")
+            self._input.write(text)
         except BrokenPipeError:
             return  # it died idle: the end of its output, which is read next, says so
 
-    def answer(self) -> Answer | None:
-        """Take what has arrived; return the file's answer once it is there."""
-        path = self.path or ""
+    def answers(self) -> list[Answer]:
+        """Take what has arrived; return the answers that are complete."""
         data = os.read(self.output.fileno(), 1 << 16)
         if not data:
-            return self._died(path)
+            return self._died()
         self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0:
+        found: list[Answer] = []
+        while self.tasks and (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
             try:
                 facts = json.loads(line)
-                status = facts.pop("status")
+                status, member = facts.pop("status"), facts.pop("member", None)
             except (ValueError, KeyError, TypeError, AttributeError):
                 status = None
             if status == "ready":
                 if facts != {"version": __version__}:
                     self._fail_to_start(f"it is another nearsearch than {__version__}: {facts}")
                 self._is_ready = True
-                self.deadline = time.monotonic() + self._limits.seconds
+                self._set_deadline()
                 continue
-            if status not in ("hashed", "skipped", "failed"):
-                self.end()
-                return _failed(path, "the hashing process answered nonsense")
-            self.path = None
-            return Answer(path, status, facts)
-        return None
+            task = self.tasks[0]
+            if status == "at":
+                task.member, task.place = member, facts.get("place")
+            elif status in ("hashed", "unchanged", "skipped", "failed", "opened"):
+                found.append(task.answer(status, facts, member))
+                task.member, task.tries = None, 0
+                if member is None:
+                    self.tasks.popleft()
+                    self._lengths.popleft()
+                else:
+                    task.pass_member()
+            else:
+                found += self._blame("the hashing process answered nonsense")
+                break
+            self._set_deadline()
+        return found
 
-    def overdue(self) -> Answer:
+    def overdue(self) -> list[Answer]:
         """Give up the file: its time is over."""
         if not self._is_ready:
             self._fail_to_start(f"not ready after {_START_SECONDS} s")
-        self.end()
-        return _failed(self.path or "", f"took longer than {self._limits.seconds:g} s")
+        return self._blame(f"took longer than {self._limits.seconds:g} s")
 
     def end(self) -> None:
         """Kill the process and forget it."""
@@ -243,23 +349,42 @@ class _Worker:
             self.output.close()
             self._errors.close()
 
-    def _died(self, path: str) -> Answer:
+    def _set_deadline(self) -> None:
+        seconds = self._limits.seconds if self._is_ready else _START_SECONDS
+        self.deadline = time.monotonic() + seconds
+
+    def _died(self) -> list[Answer]:
         code = self._process.wait()
         if not self._is_ready:
             self._fail_to_start(f"exit status {code}")
-        self.end()
+        self.tasks[0].tries += 1
+        if self.tasks[0].tries < _TRIES:
+            self.end()
+            return []
         cause = f"exit status {code}"
         if code < 0:
             names = {known.value: known.name for known in signal.Signals}
             cause = names.get(-code, f"signal {-code}")
-        return _failed(path, f"the hashing process crashed on it ({cause})")
+        return self._blame(f"the hashing process crashed on it ({cause})")
+
+    def _blame(self, reason: str) -> list[Answer]:
+        """End the process; let the file fail, or that member of the archive it was at."""
+        self.end()
+        task = self.tasks[0]
+        task.tries = 0
+        answers = [task.failed(reason)]
+        if answers[0].member is not None:  # the rest of the archive is read by another process
+            task.pass_member()
+            task.crashes += 1
+            if task.crashes < _MOST_CRASHES:
+                return answers
+            reason = f"given up after {_MOST_CRASHES} of its files ended the hashing process"
+            answers.append(task.failed(f"{reason}; {task.n_members:,} were read"))
+        self.tasks.popleft()
+        return answers
 
     def _fail_to_start(self, why: str) -> None:
         self._errors.seek(0)
         detail = self._errors.read()[-2000:].decode("utf-8", "replace").strip()
         self.end()
         raise WorkerStartError(f"{why}: {detail}" if detail else why)
-
-
-def _failed(path: str, reason: str) -> Answer:
-    return Answer(path, "failed", {"reason": reason, "stage": "worker"})

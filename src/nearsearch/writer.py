@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from itertools import islice
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from nearsearch.checks import check_name, check_names, seconds, whole
 from nearsearch.errors import (
@@ -18,8 +18,8 @@ from nearsearch.errors import (
     UsageError,
 )
 from nearsearch.ingest import IngestReport, walk
-from nearsearch.intake import add_chunk, count
-from nearsearch.records import Marks, batch_of_codes
+from nearsearch.intake import Again, Intake, count
+from nearsearch.records import Marks, batch_of_codes, batch_of_digests
 from nearsearch.spec import check_computable, get_spec
 from nearsearch.store import creation, fs, retention, selection
 from nearsearch.store import manifest as manifests
@@ -28,12 +28,12 @@ from nearsearch.store.merging import MergeReport, merge
 from nearsearch.store.repair import check_erasable
 from nearsearch.store.shard import open_shard
 from nearsearch.store.snapshot import Snapshot
-from nearsearch.store.transaction import Transaction
+from nearsearch.store.transaction import Batch, Transaction
 from nearsearch.where import checked
 from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from os import PathLike
     from types import TracebackType
     from typing import Self
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from nearsearch.spec import Spec
     from nearsearch.store.shard import Shard
     from nearsearch.workers import Limits
-
-_FILES_A_BATCH: Final = 1024  # hashed files taken in at a time: a second or so of two workers
 
 
 class Writer:
@@ -178,15 +176,22 @@ class Writer:
         contribution: str = "",
         source: str = "",
         labels: Sequence[str] = (),
+        digests: Sequence[str] = ("md5", "sha1"),
+        rehash: bool = False,
+        check_digests: bool = False,
+        retry_failures: bool = False,
+        commit_every: float | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
         on_progress: Callable[[IngestReport], None] | None = None,
     ) -> IngestReport:
-        """Hash pictures and add them; folders are walked. No file stops the others.
+        """Hash pictures and add them; folders are walked, archives opened. No file stops others.
 
-        A file is known by its key (the path as given) within the contribution. One that has the
-        size, time, source and labels it had before is unchanged and not read; one with other
-        content replaces what the key stood for.
+        A file is known by its key (the path as given; of a file in an archive, that of the archive,
+        ``!`` and its name) within the contribution. One that has the size, time, source and labels
+        it had before is not read again, whatever became of it then; one with other content replaces
+        what the key stood for. Files that are skipped or failed are kept as well, as
+        `Index.failures` gives them; `lookup` finds those that could be read.
 
         Parameters
         ----------
@@ -196,6 +201,17 @@ class Writer:
             The group the files belong to, and who it comes from.
         labels
             Free words attached to each file.
+        digests
+            What is kept beside SHA-256; hash lists are keyed by these.
+        rehash
+            Read everything again.
+        check_digests
+            Read everything again, and decode what has another SHA-256 than it had.
+        retry_failures
+            Read again what failed, and archives in which something did.
+        commit_every
+            Seconds after which what is done so far is committed, so that it can be searched, and is
+            not lost. Without it, everything is left to `commit`.
         limits
             What one file may cost.
         workers
@@ -216,19 +232,25 @@ class Writer:
             The hashing processes do not start.
         SpecMismatchError
             The index holds a spec that this version computes differently.
+        OSError, CorruptFileError
+            As `commit`.
         """
         self._check_open()
         paths = [paths] if isinstance(paths, str | bytes | os.PathLike) else paths
-        marks = Marks(contribution, source, tuple(labels))
+        intake = Intake(
+            lambda: self._transaction,
+            Marks(contribution, source, tuple(labels), tuple(digests)),
+            IngestReport(),
+            on_progress or (lambda _: None),
+            Again(everything=rehash, failures=retry_failures, digests=check_digests),
+            inf if commit_every is None else seconds("commit_every", commit_every),
+            self.commit,
+        )
         for spec in self.specs:
             check_computable(spec, str(self._root))
-        report = IngestReport()
-        tell = on_progress or (lambda _: None)
-        files = walk(paths, exclude=str(self._root.resolve()))
         with WorkerPool(workers, limits) as pool:
-            while chunk := list(islice(files, _FILES_A_BATCH)):
-                add_chunk(self._transaction, chunk, marks, pool, report, tell)
-        return report
+            intake.run(walk(paths, exclude=str(self._root.resolve())), pool)
+        return intake.report
 
     def add_codes(
         self,
@@ -240,6 +262,7 @@ class Writer:
         labels: Sequence[str] = (),
         spec: str | Spec | None = None,
         qualities: NDArray[Any] | None = None,
+        digests: Mapping[str, Sequence[str | bytes | None]] | None = None,
         metadata: pa.Table | None = None,
     ) -> IngestReport:
         """Add records that are known by their codes only, as from a hash list.
@@ -259,6 +282,8 @@ class Writer:
             The spec the codes are of; by default the first of the index.
         qualities
             (n,) integers 0..100, or None where they are not known: such records match always.
+        digests
+            ``md5``, ``sha1`` or ``sha256`` to n digests, in hex or as bytes, None where unknown.
         metadata
             n rows of further columns, of any Arrow type; kept, searched by `where`, and returned.
 
@@ -282,8 +307,50 @@ class Writer:
             raise SpecMismatchError(str(self._root), names, str(chosen), "an index keeps its specs")
         marks = Marks(contribution, source, tuple(labels))
         batch = batch_of_codes(
-            codes, chosen, marks, keys=keys, qualities=qualities, metadata=metadata
+            codes,
+            chosen,
+            marks,
+            keys=keys,
+            qualities=qualities,
+            digests=digests,
+            metadata=metadata,
         )
+        return self._add(batch)
+
+    def add_digests(
+        self,
+        digests: Mapping[str, Sequence[str | bytes | None]],
+        *,
+        keys: Any = None,
+        contribution: str = "",
+        source: str = "",
+        labels: Sequence[str] = (),
+        metadata: pa.Table | None = None,
+    ) -> IngestReport:
+        """Add records that are known by digests only; `Index.lookup` and `query` find them.
+
+        Parameters
+        ----------
+        digests
+            ``md5``, ``sha1`` and ``sha256``, those that are known, to n digests each, in hex or as
+            bytes, None where unknown. Record i needs one at least.
+        keys
+            n strings, by default the first known digest of each in hex.
+        contribution, source, labels, metadata
+            As in `add_codes`.
+
+        Raises
+        ------
+        DigestError
+            Something is no digest of that kind.
+        DuplicateKeyError, MetadataError, UsageError
+            As in `add_codes`.
+        """
+        self._check_open()
+        marks = Marks(contribution, source, tuple(labels))
+        return self._add(batch_of_digests(digests, marks, keys=keys, metadata=metadata))
+
+    def _add(self, batch: Batch) -> IngestReport:
         report = IngestReport()
         count(report, self._transaction.add(batch))
         return report

@@ -26,7 +26,7 @@ from nearsearch.media.streams import CHUNK, Entry
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Bounds", "Member", "container_format", "members"]
+__all__ = ["Bounds", "Member", "MembersFollow", "container_format", "members"]
 
 _FREE_BYTES: Final = 64 << 20
 _MAX_NAME: Final = 4096  # PATH_MAX: no file that was ever packed had a longer one
@@ -44,6 +44,10 @@ class Bounds:
     """Archives around a member, the outermost included; a compressed tar is one."""
     max_expansion: int = 200
     """Decompressed bytes for each byte of the outermost file, after the first 64 MiB."""
+
+
+class MembersFollow(NotMediaError):  # noqa: N818 - no error: where the walk goes next
+    """A member is an archive itself; what is in it comes next."""
 
 
 class Member(NamedTuple):
@@ -64,14 +68,16 @@ class Member(NamedTuple):
         Where it is: its number in the outermost archive, then in the next. For `members`.
     load
         Returns the bytes. Call it once, before the next member is asked for; if it is not called,
-        the member is passed over with all that is in it. Raises `NotMediaError` for links, and
-        for archives whose members come next; `MediaError` for what cannot be read.
+        the member is passed over with all that is in it. What it is called with is given the
+        beginning of what is no archive, and may raise before the rest is read. Raises
+        `MembersFollow` for archives, `NotMediaError` for links; `MediaError` for what cannot be
+        read.
     """
 
     name: str
     size: int | None
     place: tuple[int, ...]
-    load: Callable[[], bytes]
+    load: Callable[[Callable[[bytes], None]], bytes]
 
 
 def members(
@@ -180,13 +186,13 @@ class _Pending:
     """Set by loading: the member is an archive of this kind, to be walked next."""
     over: bool = False
 
-    def load(self) -> bytes:
+    def load(self, check: Callable[[bytes], None]) -> bytes:
         """See `Member`."""
         if self.over:
             raise UsageError("load: only once, and before the next member is asked for")
         self.over = True
         try:
-            return self._load()
+            return self._load(check)
         except Exception as error:
             problem = _in_words(error)
             if problem is error:
@@ -196,17 +202,19 @@ class _Pending:
     def enter(self) -> None:
         """Load for the sake of `inner` alone."""
         try:
-            self._load()
+            self._load(lambda _: None)
         except Exception as error:
             if self.inner is None:
                 raise _in_words(error) from error
 
-    def _load(self) -> bytes:
+    def _load(self, check: Callable[[bytes], None]) -> bytes:
         if self.entry.open is None:
             raise NotMediaError("a folder")
         stream = self.entry.open()
         head = stream.peek(HEAD)[:HEAD]
         kind = sniff_head(head)
+        if kind is None and not is_program(head):
+            check(head)
         source: BinaryIO = stream
         data = b""
         if kind in REFUSED:
@@ -222,7 +230,7 @@ class _Pending:
             limit = f"the limit of {self.walk.bounds.max_depth}"
             raise MediaError(f"{kind} archive inside {self.depth} others: {limit}", "container")
         self.inner = kind, source
-        raise NotMediaError(f"{kind} archive: its members follow")
+        raise MembersFollow(f"{kind} archive: its members follow")
 
     def _read(self, stream: io.BufferedReader) -> bytes:
         stated, limit = self.entry.size, self.walk.bounds.max_bytes
@@ -259,7 +267,7 @@ def _unique(stored: str, taken: dict[str, int]) -> str:
 
 
 def _problem(name: str, place: tuple[int, ...], error: MediaError) -> Member:
-    def load() -> bytes:
+    def load(_: Callable[[bytes], None]) -> bytes:
         raise error
 
     return Member(name, None, place, load)

@@ -1,4 +1,4 @@
-"""One file to its digest and codes: what a worker process does."""
+"""One file to its digests and codes, or each file in an archive: what a worker process does."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
+from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
 from nearsearch.media.image import check_readable, decode, sniff
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from nearsearch.spec import Spec
 
@@ -28,77 +30,147 @@ MEDIA_SUFFIXES: Final = tuple(
 """Names that promise a picture: a file so named that is none has failed, others are skipped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What is known of a file after it was read once.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to find out of a file, and what that may cost."""
 
-    `codes` maps spec names to (hex of the code, quality 0..100).
-    """
-
-    sha256: str
-    size: int
-    mtime_ns: int
-    format: str
-    width: int
-    height: int
-    codes: Mapping[str, tuple[str, int]]
+    specs: Sequence[Spec]
+    digests: Sequence[str]
+    """Names for `hashlib`, beside SHA-256."""
+    max_pixels: int
+    bounds: Bounds
 
 
-def fingerprint(
-    path: str, specs: Sequence[Spec], *, max_pixels: int, max_bytes: int
-) -> Fingerprint:
-    """Read, decode and hash one picture file; the bytes are read once for digest and pixels.
+def outcomes(
+    path: str, wanted: Wanted, *, known: str | None = None, after: Sequence[int] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Read a file once and yield what became of it, last; of an archive first its members.
 
-    Raises
+    Parameters
+    ----------
+    known
+        The SHA-256 the file had; if it is still the same it is not decoded.
+    after
+        The place of the member of an archive that was reached before.
+
+    Yields
     ------
-    NotMediaError
-        The bytes are of no known picture format, and the name does not promise one.
-    MediaError
-        Anything else that kept the file from becoming codes, with reason and stage.
+    dict
+        ``status`` is ``hashed``, with the digests, ``size``, ``mtime_ns``, ``format``, ``width``,
+        ``height`` and ``codes``: spec name to views, each a list of what it is, its time in
+        milliseconds, its code in hex and its quality. With ``reason`` and ``stage`` too where the
+        picture is damaged.
+
+        Or ``skipped`` or ``failed``, with ``reason`` and ``stage``, and as much of the above as is
+        known; ``unchanged``; ``opened`` for an archive.
+
+        Members have their name as ``member``. Before one is read, ``at`` announces it and its
+        ``place``.
     """
-    data, mtime_ns = _read(path, max_bytes)
-    codes: dict[str, tuple[str, int]] = {}
-    for profile in dict.fromkeys(spec.profile for spec in specs):
-        picture = decode(data, profile, max_pixels=max_pixels)
-        for spec in specs:
-            if spec.profile == profile:
-                code, quality = hash_pixels(picture.pixels, spec)
-                codes[spec.name] = (code.tobytes().hex(), quality)
-    return Fingerprint(
-        hashlib.sha256(data).hexdigest(),
-        len(data),
-        mtime_ns,
-        picture.format,
-        picture.width,
-        picture.height,
-        codes,
-    )
-
-
-def _read(path: str, max_bytes: int) -> tuple[bytes, int]:
+    facts: dict[str, Any] = {}
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to must not wait for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError as error:
-        raise MediaError(error.strerror or str(error), "read") from error
-    before = os.fstat(handle)
-    if not stat.S_ISREG(before.st_mode):  # before `fdopen`, which refuses folders
+        with _open(path) as file:
+            before = os.fstat(file.fileno())
+            facts = {"size": before.st_size, "mtime_ns": before.st_mtime_ns}
+            if container_format(file):
+                yield from _archive(path, file, wanted, facts, after)
+            else:
+                data = _read(path, file, wanted.bounds.max_bytes)
+                if (len(data), os.fstat(file.fileno()).st_mtime_ns) != tuple(facts.values()):
+                    raise MediaError("changed while it was read", "read")
+                yield from _picture(data, wanted, facts, known)
+    except Exception as error:  # one file's surprise must not end the others' work
+        yield {**_explained(error), **facts}
+
+
+def _nothing(_: bytes) -> None:
+    pass
+
+
+def _explained(error: Exception) -> dict[str, Any]:
+    """Say what kept a file from becoming codes."""
+    if isinstance(error, NotMediaError):
+        return {"status": "skipped", "reason": error.reason, "stage": error.stage}
+    if isinstance(error, MediaError):
+        return {"status": "failed", "reason": error.reason, "stage": error.stage}
+    if isinstance(error, OSError):
+        return {"status": "failed", "reason": error.strerror or str(error), "stage": "read"}
+    if isinstance(error, MemoryError):
+        return {"status": "failed", "reason": "out of memory", "stage": "decode"}
+    reason = f"{type(error).__name__}: {error}"
+    return {"status": "failed", "reason": reason, "stage": "hash"}
+
+
+def _open(path: str) -> BinaryIO:
+    # O_NONBLOCK: opening a pipe that nobody writes to must not wait for ever.
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):  # before `fdopen`, which refuses folders
         os.close(handle)
         raise NotMediaError("not a regular file")
-    with os.fdopen(handle, "rb") as file:
+    return os.fdopen(handle, "rb")
+
+
+def _read(path: str, file: BinaryIO, max_bytes: int) -> bytes:
+    """Read the file to its end, if it is a picture by its first bytes."""
+    file.seek(0)
+    _check_format(path, file.read(_HEAD))
+    size = os.fstat(file.fileno()).st_size
+    if size > max_bytes:
+        raise MediaError(f"{size:,} bytes exceed the limit of {max_bytes:,}", "read")
+    file.seek(0)
+    return file.read(size + 1)
+
+
+def _archive(
+    path: str,
+    file: BinaryIO,
+    wanted: Wanted,
+    facts: dict[str, Any],
+    after: Sequence[int] | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield the outcomes of the members of an archive, then its own."""
+    for member in members(file, os.path.basename(path), wanted.bounds, after=after or ()):
+        if not member.name:  # the archive itself: what kept the rest from being read
+            member.load(_nothing)
+            continue
+        yield {"status": "at", "member": member.name, "place": member.place}
+        own: dict[str, Any] = {"mtime_ns": facts["mtime_ns"]}
         try:
-            head = file.read(_HEAD)
-            _check_format(path, head)
-            if before.st_size > max_bytes:
-                reason = f"{before.st_size:,} bytes exceed the limit of {max_bytes:,}"
-                raise MediaError(reason, "read")
-            data = head + file.read(max_bytes + 1 - len(head))
-        except OSError as error:
-            raise MediaError(error.strerror or str(error), "read") from error
-        after = os.fstat(handle)
-    if (len(data), after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            data = member.load(partial(_check_format, member.name))
+            own["size"] = len(data)
+            _check_format(member.name, data[:_HEAD])
+            (outcome,) = _picture(data, wanted, own, None)
+        except MembersFollow:
+            continue
+        except Exception as error:
+            outcome = {**_explained(error), **own}
+        yield {**outcome, "member": member.name}
+    after_reading = os.fstat(file.fileno())
+    if (after_reading.st_size, after_reading.st_mtime_ns) != tuple(facts.values()):
         raise MediaError("changed while it was read", "read")
-    return data, after.st_mtime_ns
+    yield {"status": "opened", "reason": "an archive", "stage": "archive", **facts}
+
+
+def _picture(
+    data: bytes, wanted: Wanted, facts: dict[str, Any], known: str | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the one outcome of a picture that was read whole."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest == known:
+        yield {"status": "unchanged", **facts}
+        return
+    facts["sha256"] = digest
+    for name in wanted.digests:
+        facts[name] = hashlib.new(name, data, usedforsecurity=False).hexdigest()
+    codes: dict[str, list[Any]] = {}
+    for profile in dict.fromkeys(spec.profile for spec in wanted.specs):
+        picture = decode(data, profile, max_pixels=wanted.max_pixels)
+        for spec in wanted.specs:
+            if spec.profile == profile:
+                code, quality = hash_pixels(picture.pixels, spec)
+                codes[spec.name] = [["image", None, code.tobytes().hex(), quality]]
+    shape = {"format": picture.format, "width": picture.width, "height": picture.height}
+    yield {"status": "hashed", **facts, **shape, "codes": codes}
 
 
 def _check_format(path: str, head: bytes) -> None:

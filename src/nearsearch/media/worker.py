@@ -1,4 +1,4 @@
-"""The hashing process: one request a line on standard input, one answer a line on another pipe.
+"""The hashing process: one request a line on standard input, answers a line each on another pipe.
 
 Decoders meet hostile files here and nowhere else. A crash, a hang or a memory bomb takes this
 process, never the one that holds the index. Lines are JSON; file names travel with surrogate
@@ -10,14 +10,21 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import signal
+import stat
 import sys
-from dataclasses import asdict
-from typing import Any
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 
-from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.spec import Spec
 from nearsearch.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PIPE: Final = 1 << 16
 
 
 def main() -> None:
@@ -26,31 +33,54 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1)
     os.dup2(2, 1)  # whatever a decoder prints must not look like an answer
     _limit_memory(int(sys.argv[1]))
-    from nearsearch.media.fingerprint import fingerprint
+    from nearsearch.media.containers import Bounds
+    from nearsearch.media.fingerprint import Wanted, outcomes
 
     answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
-    for line in sys.stdin:
-        request = json.loads(line)
-        specs = [Spec(**spec) for spec in request["specs"]]
-        answer: dict[str, Any]
+    for request in _requests():
+        names = ("max_bytes", "max_members", "max_depth", "max_expansion")
+        wanted = Wanted(
+            specs=[Spec(**spec) for spec in request["specs"]],
+            digests=request["digests"],
+            max_pixels=request["max_pixels"],
+            bounds=Bounds(**{name: request[name] for name in names}),
+        )
+        for outcome in outcomes(
+            request["path"], wanted, known=request["known"], after=request["after"]
+        ):
+            answers.write(json.dumps(outcome) + "\n")
+
+
+def _requests() -> Iterator[dict[str, Any]]:
+    """Yield requests as they come; of those that wait already the system reads the files ahead."""
+    text, waiting = bytearray(), deque[dict[str, Any]]()
+    ended = False
+    while True:
+        while not ended and (not waiting or select.select([0], [], [], 0)[0]):
+            piece = os.read(0, _PIPE)
+            ended = not piece
+            text += piece
+            *lines, rest = text.split(b"\n")
+            text = bytearray(rest)
+            for line in lines:
+                request = json.loads(line)
+                if waiting:
+                    _read_ahead(request["path"])
+                waiting.append(request)
+        if not waiting:
+            return
+        yield waiting.popleft()
+
+
+def _read_ahead(path: str) -> None:
+    """Let the system begin to read a file that comes next: a slow disk works while we do."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            found = fingerprint(
-                request["path"],
-                specs,
-                max_pixels=request["max_pixels"],
-                max_bytes=request["max_bytes"],
-            )
-            answer = {"status": "hashed", **asdict(found)}
-        except NotMediaError as error:
-            answer = {"status": "skipped", "reason": error.reason, "stage": error.stage}
-        except MediaError as error:
-            answer = {"status": "failed", "reason": error.reason, "stage": error.stage}
-        except MemoryError:
-            answer = {"status": "failed", "reason": "out of memory", "stage": "decode"}
-        except Exception as error:  # one file's surprise must not end the others' work
-            reason = f"{type(error).__name__}: {error}"
-            answer = {"status": "failed", "reason": reason, "stage": "hash"}
-        answers.write(json.dumps(answer) + "\n")
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(handle)
 
 
 def _limit_memory(limit: int) -> None:

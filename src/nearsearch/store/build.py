@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch import codes as codes_module
-from nearsearch.store import fs, schema
+from nearsearch.store import digests, fs, schema
 from nearsearch.store import ring as rings
 from nearsearch.store.files import File
 from nearsearch.store.manifest import ShardEntry
@@ -71,12 +71,14 @@ def build(
             [pa.array(hashes[key_order]), pa.array(key_order.astype(np.uint32))], schema.KEYS
         )
         codes = {spec: _sort_codes(part, item_rank) for spec, part in raw.items()}
+        taken_items = schema.one_chunk(sorted_items.result())
         return Shard(
             shard_id,
-            schema.pruned(schema.one_chunk(sorted_items.result())),
+            schema.pruned(taken_items),
             schema.pruned(schema.one_chunk(sorted_members.result())),
             keys,
             codes,
+            digests.look_up_table(taken_items),
         )
 
 
@@ -144,6 +146,8 @@ def _picked(parts: Sequence[NDArray[Any]], rows: NDArray[np.int64]) -> NDArray[A
 def write(root: Path, shard: Shard, *, min_ring_codes: int) -> ShardEntry:
     """Write an in-memory shard below the index directory, durably; see `write_parts`."""
     tables = {"items": shard.items, "members": shard.members, "keys": shard.keys}
+    if shard.digests is not None:
+        tables["digests"] = shard.digests
     return write_parts(
         root,
         shard.id,
@@ -171,7 +175,7 @@ def write_parts(
     Parameters
     ----------
     tables
-        How to make the tables ``items``, ``members`` and ``keys``.
+        How to make the tables ``items``, ``members``, ``keys`` and perhaps ``digests``.
     codes
         Spec name to what makes its distinct codes and the table of their rows.
     min_ring_codes

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from nearsearch import codes as codes_module
 from nearsearch import plan
-from nearsearch.store import schema
+from nearsearch.store import digests, schema
 from nearsearch.store.build import order_by_id, write_parts
 from nearsearch.store.shard import CodeRows, Shard
 
@@ -39,6 +39,7 @@ def merge(shard_id: str, shards: Sequence[Shard]) -> Shard:
         merged.members(),
         merged.keys(),
         {spec: CodeRows(*merged.codes(spec)) for spec in merged.specs},
+        merged.digests(),
     )
 
 
@@ -50,10 +51,13 @@ def write_merged(
     With mapped files counted, a process took 5 GB for 10 million members, 24 for 100 million.
     """
     merged = _Merged(shards)
+    tables = {"items": merged.items, "members": merged.members, "keys": merged.keys}
+    if (found := merged.digests()) is not None:
+        tables["digests"] = lambda: found
     return write_parts(
         root,
         shard_id,
-        {"items": merged.items, "members": merged.members, "keys": merged.keys},
+        tables,
         {spec: partial(merged.codes, spec) for spec in merged.specs},
         min_ring_codes=min_ring_codes,
         threads=2 if sum(len(shard.members) for shard in shards) <= _TWO_TABLES else 1,
@@ -80,14 +84,24 @@ class _Merged:
 
     def items(self) -> pa.Table:
         """Return the living items, by id."""
-        return _taken([shard.items for shard in self._shards], self._item_order)
+        items = _taken([shard.items for shard in self._shards], self._item_order)
+        return _without_empty(items, schema.ITEMS)
+
+    def digests(self) -> pa.Table | None:
+        """Return the table that finds the living items by their digests, if they have any."""
+        if all(shard.digests is None for shard in self._shards):
+            return None
+        wanted = {"height", *schema.DIGESTS.names}  # one that all have, for the number of rows
+        parts = [
+            shard.items.select([name for name in shard.items.column_names if name in wanted])
+            for shard in self._shards
+        ]
+        return digests.look_up_table(_taken(parts, self._item_order))
 
     def members(self) -> pa.Table:
         """Return the living members, by item id, then by the hash of their key."""
         table = _taken([shard.members for shard in self._shards], self._member_order)
-        own = [name for name in table.column_names if name not in schema.MEMBERS.names]
-        # The dead must not leave even the names of their columns behind.
-        return table.drop_columns([n for n in own if table[n].null_count == len(table)])
+        return _without_empty(table, schema.MEMBERS)
 
     def keys(self) -> pa.Table:
         """Return the look-up table of `members`."""
@@ -175,6 +189,12 @@ def _new_rows(order: NDArray[np.int64], count: int) -> NDArray[np.uint32]:
     row = np.full(count, _GONE, np.uint32)
     row[order] = np.arange(len(order), dtype=np.uint32)
     return row
+
+
+def _without_empty(table: pa.Table, needed: pa.Schema) -> pa.Table:
+    """Leave out columns that say nothing: the dead must not leave even their names behind."""
+    more = [name for name in table.column_names if name not in needed.names]
+    return table.drop_columns([name for name in more if table[name].null_count == len(table)])
 
 
 def _taken(tables: list[pa.Table], order: NDArray[np.int64]) -> pa.Table:

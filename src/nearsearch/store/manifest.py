@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from nearsearch.errors import (
     CorruptFileError,
     FormatTooNewError,
+    FormatTooOldError,
     IndexNotFoundError,
 )
 from nearsearch.spec import Spec
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 CURRENT: Final = "CURRENT"
 KEPT_MANIFESTS: Final = 8  # earlier generations that can be opened and gone back to
 LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard
@@ -190,8 +191,8 @@ def decode(path: Path, data: bytes) -> Manifest:
 
     Raises
     ------
-    FormatTooNewError
-        Written in a later format.
+    FormatTooNewError, FormatTooOldError
+        Written in a later format, or an earlier one.
     CorruptFileError
         Not JSON, not of its own checksum, or a field is missing or of another type.
     """
@@ -207,6 +208,8 @@ def decode(path: Path, data: bytes) -> Manifest:
         raise CorruptFileError(path, "manifest", "JSON with format_version", error) from error
     if not isinstance(version, int) or version > FORMAT_VERSION:
         raise FormatTooNewError(path, version, FORMAT_VERSION)
+    if version < FORMAT_VERSION:
+        raise FormatTooOldError(path, version, FORMAT_VERSION)
     try:
         disabled = value["disabled"]
         return Manifest(
@@ -229,7 +232,7 @@ def decode(path: Path, data: bytes) -> Manifest:
             erased=int(value["erased"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CorruptFileError(path, "manifest", "all fields of format 1", repr(error)) from error
+        raise CorruptFileError(path, "manifest", "all fields of format 2", repr(error)) from error
 
 
 def _decode_shard(value: Mapping[str, Any]) -> ShardEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,20 @@ from nearsearch.store import schema
 from nearsearch.store.tombstones import without
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from nearsearch.store.manifest import Disabled
     from nearsearch.store.shard import Shard
+
+
+class KnownFiles(NamedTuple):
+    """What is known of files that were looked up: (n,) arrays; the last two where `is_known`."""
+
+    is_known: NDArray[np.bool_]
+    item_ids: NDArray[np.bytes_]
+    problems: NDArray[np.object_]  # text or None
 
 
 def hash_keys(members: pa.Table) -> NDArray[np.uint64]:
@@ -57,6 +67,44 @@ def same_key(
     same = same_values(found["key"], asked["key"])
     same &= same_values(found["contribution"], asked["contribution"])
     return position[same], row[same]
+
+
+def known_files(
+    shards: Iterable[Shard], wanted: pa.Table, source: str, labels: str, stats: NDArray[np.int64]
+) -> KnownFiles:
+    """Look which files are already members, by key, size and modification time.
+
+    Parameters
+    ----------
+    wanted
+        Columns `contribution` and `key`.
+    labels
+        The labels, joined by `schema.LABEL_SEPARATOR`; a member with others has changed.
+    stats
+        (n, 2): size in bytes and modification time in nanoseconds.
+    """
+    hashes = hash_keys(wanted)
+    known = KnownFiles(
+        np.zeros(len(wanted), np.bool_),
+        np.zeros(len(wanted), f"S{schema.ID_BYTES}"),
+        np.full(len(wanted), None, object),
+    )
+    for opened in shards:
+        position, row = same_key(opened, wanted, hashes)
+        if len(row) == 0:
+            continue
+        names = ["source", "labels", "mtime_ns", "size", "problem"]
+        found = opened.take_members(row, names)
+        same = same_marks(found, source, labels)
+        for name, column in (("size", 0), ("mtime_ns", 1)):
+            same &= same_values(found[name], pa.array(stats[position, column]))
+        position, row = position[same], row[same]
+        known.is_known[position] = True
+        known.item_ids[position] = opened.member_ids[row]
+        problems = found["problem"].filter(pa.array(same)).cast(pa.string())
+        if problems.null_count < len(problems):
+            known.problems[position] = problems.to_pylist()
+    return known
 
 
 def _hash(texts: pa.Array, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -16,10 +16,11 @@ from nearsearch.errors import (
     CorruptFileError,
     FormatError,
     FormatTooNewError,
+    FormatTooOldError,
     IndexNotFoundError,
     UsageError,
 )
-from nearsearch.store import creation, fs, members, retention, schema
+from nearsearch.store import creation, digests, fs, members, retention, schema
 from nearsearch.store import manifest as manifests
 from nearsearch.store import ring as rings
 from nearsearch.store.log import author_or_default
@@ -101,7 +102,7 @@ def repair(
         There is no index, or no manifest of it that can be read: no list of what belongs together.
     IndexLockedError
         A writer is at work.
-    FormatTooNewError
+    FormatTooNewError, FormatTooOldError
         Written by a later version.
     """
     root, name = Path(path), author_or_default(author)
@@ -122,15 +123,13 @@ def _repair(root: Path, author: str) -> Repair:
     damage: list[Damage] = []
     base, pointer = _newest_readable(root, damage)
     is_readable = not damage
-    whole, shards, rebuilt = [], [], set()
+    whole, shards, rebuilt = [], [], dict[str, set[str]]()
     for entry in base.shards:
         found = _salvaged(root, base, entry, damage)
         if found is not None:
-            kept_entry, opened, is_rebuilt = found
+            kept_entry, opened, rebuilt[kept_entry.id] = found
             whole.append(kept_entry)
             shards.append(opened)
-            if is_rebuilt:
-                rebuilt.add(kept_entry.id)
     log_files = tuple(f for f in base.log.files if not _is_damaged(root, f, "commits", damage))
     kept = tuple(old for old in base.kept if _is_whole(root, old, damage))
     n_orphans = _n_orphans(shards)
@@ -151,8 +150,9 @@ def _repair(root: Path, author: str) -> Repair:
     moved = [_put_aside(root, salvaged, path) for path in _unneeded(root, salvaged, False)]
     transaction = Transaction(root, salvaged, pointer, shards)
     for opened in shards:
-        if opened.id in rebuilt:
-            transaction.shards.trust(opened, "keys")
+        for role in rebuilt[opened.id]:
+            transaction.shards.trust(opened, role)
+        if rebuilt[opened.id]:
             transaction.shards.write([opened], plan.MIN_RING_CODES)
     _mend(transaction.shards)
     transaction.note("repair")
@@ -181,7 +181,7 @@ def _newest_readable(root: Path, damage: list[Damage]) -> tuple[Manifest, Pointe
     try:
         pointer = manifests.read_pointer(root)
         return manifests.read(root, pointer), pointer
-    except FormatTooNewError:
+    except (FormatTooNewError, FormatTooOldError):
         raise
     except (FormatError, IndexNotFoundError) as error:
         costs = "what was committed after the manifest that was used instead"
@@ -210,10 +210,13 @@ def _last_generation(root: Path) -> int:
 
 def _salvaged(
     root: Path, base: Manifest, entry: ShardEntry, damage: list[Damage]
-) -> tuple[ShardEntry, Shard, bool] | None:
-    """Return a shard without what is damaged and can be done without; None if it is lost."""
+) -> tuple[ShardEntry, Shard, set[str]] | None:
+    """Return a shard without what is damaged and can be done without; None if it is lost.
+
+    And the roles of those of its tables that were made anew.
+    """
     all_of_it = f"shard {entry.id}: {entry.items:,} items, {entry.members:,} members"
-    is_lost = needs_keys = False
+    is_lost, derived = False, set[str]()
     for role, file in entry.all_files():
         problem = damage_of(root, file)
         if problem is None:
@@ -224,9 +227,9 @@ def _salvaged(
             spec = role.split("/")[1]
             files = {r: f for r, f in entry.files.items() if not r.startswith(f"ring/{spec}/")}
             entry = replace(entry, files=files)
-        elif role == "keys":
+        elif role in ("keys", "digests"):
             costs = "nothing: made anew"
-            needs_keys = True
+            derived.add(role)
         elif role == "tombstones":
             earlier = _earlier_tombstones(root, base, entry)
             costs = "what was removed or disabled of this shard since may be back"
@@ -247,14 +250,18 @@ def _salvaged(
     if is_lost:
         return None
     try:
-        keys = _rebuilt_keys(root, entry) if needs_keys else None
-        opened = open_shard(root, entry, base.columns, keys=keys)
+        keys = _rebuilt_keys(root, entry) if "keys" in derived else None
+        files = {role: file for role, file in entry.files.items() if role != "digests"}
+        sound = replace(entry, files=files) if "digests" in derived else entry
+        opened = open_shard(root, sound, base.columns, keys=keys)
+        if "digests" in derived:
+            opened = replace(opened, digests=digests.look_up_table(opened.items))
     except (FormatError, pa.ArrowException, IndexError) as error:
         damage.append(Damage(str(root / SHARDS / entry.id), str(error), all_of_it))
         return None
     problems = list(inconsistencies(opened))
     damage += [Damage(str(root / SHARDS / entry.id), problem, all_of_it) for problem in problems]
-    return None if problems else (entry, opened, needs_keys)
+    return None if problems else (entry, opened, derived)
 
 
 def _rebuilt_keys(root: Path, entry: ShardEntry) -> pa.Table:

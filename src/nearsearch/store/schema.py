@@ -29,14 +29,29 @@ _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 ITEMS: Final = pa.schema(
     [
         pa.field("item_id", pa.binary(ID_BYTES), nullable=False),  # sorted, unique in the index
-        pa.field("kind", _NAME, nullable=False),  # "image", or "record" where no file was seen
+        pa.field("kind", _NAME, nullable=False),  # see KINDS
         pa.field("format", _NAME),  # of the file's bytes: "JPEG", ...
-        pa.field("size", pa.int64()),  # bytes
         pa.field("width", pa.int32()),  # pixels, as displayed
         pa.field("height", pa.int32()),
     ]
 )
 """One row per item. `item_id` is the SHA-256 of the file, or of the code of a bare record."""
+
+DIGESTS: Final = pa.schema(
+    [
+        pa.field("md5", pa.binary(16)),
+        pa.field("sha1", pa.binary(20)),
+        pa.field("sha256", pa.binary()),  # where `item_id` is not it
+    ]
+)
+"""More columns of `items.arrow`, each there if any item of the shard has it."""
+
+DIGEST_TYPES: Final = {field.name: str(field.type) for field in DIGESTS}
+
+IMAGE, RECORD, UNHASHED, NOTHING = "image", "record", "unhashed", "nothing"
+"""Kinds of items: a picture; what no file was seen of; a file that was read and has no code; and
+what members stand for whose file was not read, one item of `NOTHING_ID`."""
+NOTHING_ID: Final = bytes(ID_BYTES)
 
 MEMBERS: Final = pa.schema(
     [
@@ -47,6 +62,8 @@ MEMBERS: Final = pa.schema(
         pa.field("labels", pa.list_(pa.string()), nullable=False),
         pa.field("added_at", pa.timestamp("us", "UTC"), nullable=False),
         pa.field("mtime_ns", pa.int64()),  # of the file, nanoseconds since 1970
+        pa.field("size", pa.int64()),  # of the file, bytes
+        pa.field("problem", _NAME),  # what kept the file from being hashed, or hashed whole
     ]
 )
 """One row per appearance of an item, before the caller's own columns."""
@@ -70,6 +87,14 @@ KEYS: Final = pa.schema(
 )
 """Finds a member by its key."""
 
+PREFIXES: Final = pa.schema(
+    [
+        pa.field("prefix", pa.uint64(), nullable=False),  # first 8 bytes, big-endian; sorted
+        pa.field("item", pa.uint32(), nullable=False),  # row of items.arrow
+    ]
+)
+"""Finds an item by a digest of `DIGESTS`; there if any item of the shard has one."""
+
 TOMBSTONES: Final = pa.schema(
     [
         pa.field("members", pa.list_(pa.uint32()), nullable=False),  # removed or replaced; sorted
@@ -81,9 +106,19 @@ TOMBSTONES: Final = pa.schema(
 """One row: what is hidden of one shard."""
 
 HIT_COLUMNS: Final = (
-    *("query", "query_index", "key", "distance", "spec", "quality", "contribution", "source"),
+    *(
+        "query",
+        "query_index",
+        "match",
+        "key",
+        "distance",
+        "spec",
+        "quality",
+        "contribution",
+        "source",
+    ),
     *("labels", "added_at", "view", "time_ms", "kind", "format", "size", "width", "height"),
-    *("item_id", "mtime_ns", "generation"),
+    *("md5", "sha1", "sha256", "item_id", "mtime_ns", "problem", "generation"),
 )
 """Columns of a table of hits, in order, before the callers' own, which cannot take these names."""
 

@@ -103,6 +103,8 @@ class Shard:
     members: pa.Table
     keys: pa.Table
     codes: Mapping[str, CodeRows]
+    digests: pa.Table | None = None
+    """Finds items by digest; None where they have none."""
     tombstones: Tombstones = NO_TOMBSTONES
     folder: Path | None = None
     """Where the files lie; None while the shard is in memory only."""
@@ -174,8 +176,14 @@ class Shard:
         return self._take("members", rows, columns)
 
     def take_items(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return rows of `items`, checked as `untrusted.take` does."""
-        return self._take("items", rows, columns)
+        """Return rows of `items`, checked as `untrusted.take` does; digests they lack are null."""
+        names = [*schema.ITEMS.names, *schema.DIGESTS.names] if columns is None else columns
+        table = self._take("items", rows, [n for n in names if n in self.items.column_names])
+        for name in names:
+            if name not in table.column_names:
+                field = schema.DIGESTS.field(name)
+                table = table.append_column(field, pa.nulls(len(rows), field.type))
+        return table.select(names)
 
     def _take(self, what: str, rows: NDArray[np.int64], columns: Sequence[str] | None) -> pa.Table:
         table = getattr(self, what)
@@ -252,10 +260,11 @@ def open_shard(
             raise CorruptFileError(root / SHARDS / entry.id, "manifest", f"a file {role}", "none")
         return entry.files[role]
 
-    def table(role: str, expected: pa.Schema, count: int) -> pa.Table:
-        own = columns if role == "members" else None
-        found = schema.from_ipc(root, file(role), expected, own)
-        if len(found) != count:
+    own = {"members": columns, "items": schema.DIGEST_TYPES}
+
+    def table(role: str, expected: pa.Schema, count: int | None) -> pa.Table:
+        found = schema.from_ipc(root, file(role), expected, own.get(role))
+        if count is not None and len(found) != count:
             raise CorruptFileError(root / file(role).name, "rows", count, len(found))
         return found
 
@@ -278,6 +287,7 @@ def open_shard(
         table("members", schema.MEMBERS, entry.members),
         table("keys", schema.KEYS, entry.members) if keys is None else keys,
         {spec: open_codes(spec, count) for spec, count in entry.codes.items()},
+        table("digests", schema.PREFIXES, None) if "digests" in entry.files else None,
         tombstones,
         root / SHARDS / entry.id,
     )

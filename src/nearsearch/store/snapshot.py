@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearsearch.errors import CorruptFileError, GenerationNotKeptError
-from nearsearch.store import fs, schema, untrusted
+from nearsearch.store import digests, fs, schema, untrusted
 from nearsearch.store import manifest as manifests
 from nearsearch.store.files import problem_of
 from nearsearch.store.shard import open_shard
 from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -89,6 +89,50 @@ class Snapshot:
             self._first_row[spec] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return self._first_row[spec]
 
+    def n_rows(self, spec: str) -> int:
+        """Return the number of rows of `spec`: from here on row numbers stand for items."""
+        return int(self.first_rows(spec)[-1])
+
+    def first_items(self) -> NDArray[np.int64]:
+        """Return the snapshot's number of each shard's first item, and the end."""
+        counts = [len(shard.items) for shard in self.shards]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def find_digests(
+        self, spec: str, wanted: Sequence[bytes]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the items that have a digest and are not hidden.
+
+        Parameters
+        ----------
+        wanted
+            MD5s, SHA-1s and SHA-256s, of 16, 20 and 32 bytes.
+
+        Returns
+        -------
+        position, row
+            Positions in `wanted`, and rows that stand for items beside the rows of `spec`; in no
+            particular order.
+        """
+        positions, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        first_items, n_rows = self.first_items(), self.n_rows(spec)
+        for shard, first in zip(self.shards, first_items, strict=False):
+            position, item = digests.find(shard, wanted)
+            positions.append(position)
+            rows.append(item + (first + n_rows))
+        return np.concatenate(positions), np.concatenate(rows)
+
+    def items_of(self, spec: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which item each row is of, as the row that stands for it."""
+        first_rows, first_items = self.first_rows(spec), self.first_items()
+        items = rows.copy()
+        for number, shard in enumerate(self.shards):
+            inside = (rows >= first_rows[number]) & (rows < first_rows[number + 1])
+            if inside.any():
+                local = shard.codes[spec].item[rows[inside] - first_rows[number]]
+                items[inside] = local.astype(np.int64) + (first_items[number] + first_rows[-1])
+        return items
+
     def columns(self) -> Mapping[str, pa.DataType]:
         """Return name and type of each column that `describe` gives."""
         fields = [*_ROW_FIELDS, *_ITEM_FIELDS, *schema.MEMBERS]
@@ -103,7 +147,7 @@ class Snapshot:
         Parameters
         ----------
         rows
-            Ascending row numbers of this snapshot.
+            Ascending row numbers of this snapshot; from ``n_rows(spec)`` on they stand for items.
 
         Returns
         -------
@@ -146,16 +190,23 @@ class Snapshot:
             table = untrusted.take(wanted, local, path)
             quality = table["quality"]
             known = pc.if_else(pc.less(quality, 0), pa.scalar(None, pa.int8()), quality)
-            table = table.set_column(0, "quality", known)
-            items = shard.take_items(item)
-            for field in _ITEM_FIELDS:
-                table = table.append_column(field, items[field.name])
-            tables.append(table)
+            items = shard.take_items(item, [field.name for field in _ITEM_FIELDS])
+            columns = [known, *table.columns[1:], *items.columns]
+            tables.append(pa.table(columns, _DESCRIPTION))
             ids.append(shard.item_ids[item])
+        first_items, n_rows = self.first_items(), self.n_rows(spec)
+        bounds = np.searchsorted(rows, first_items + n_rows)
+        for number, shard in enumerate(self.shards):
+            item = rows[bounds[number] : bounds[number + 1]] - n_rows - first_items[number]
+            if len(item):
+                items = shard.take_items(item, [field.name for field in _ITEM_FIELDS])
+                no_code = [pa.nulls(len(item), field.type) for field in _ROW_FIELDS]
+                tables.append(pa.table([*no_code, *items.columns], _DESCRIPTION))
+                ids.append(shard.item_ids[item])
         if not tables:
-            empty = pa.schema([*_ROW_FIELDS, *_ITEM_FIELDS]).empty_table()
-            return empty, np.empty(0, f"S{schema.ID_BYTES}")
-        return schema.one_chunk(pa.concat_tables(tables)), np.concatenate(ids)
+            return _DESCRIPTION.empty_table(), np.empty(0, f"S{schema.ID_BYTES}")
+        found = np.concatenate(ids)
+        return _with_sha256(schema.one_chunk(pa.concat_tables(tables)), found), found
 
     def _members(self, ids: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], pa.Table]:
         """Return all members of the items that are neither dead nor disabled, and whose they are.
@@ -183,7 +234,16 @@ class Snapshot:
 
 
 _ROW_FIELDS = [schema.ROWS.field(name) for name in ("quality", "view", "time_ms")]
-_ITEM_FIELDS = [field for field in schema.ITEMS if field.name != "item_id"]
+_ITEM_FIELDS = [*(field for field in schema.ITEMS if field.name != "item_id"), *schema.DIGESTS]
+_DESCRIPTION = pa.schema([field.with_nullable(True) for field in (*_ROW_FIELDS, *_ITEM_FIELDS)])
+
+
+def _with_sha256(table: pa.Table, ids: NDArray[np.bytes_]) -> pa.Table:
+    """Fill in the SHA-256 of files that were hashed: it is their id."""
+    own = schema.from_fixed_bytes(ids.view(np.uint8).reshape(-1, schema.ID_BYTES))
+    is_image = pc.equal(table["kind"].cast(pa.string()), schema.IMAGE)
+    filled = pc.if_else(is_image, own.cast(pa.binary()), table["sha256"])
+    return table.set_column(table.column_names.index("sha256"), "sha256", filled)
 
 
 def _all_columns(snapshot: Snapshot) -> pa.Schema:

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from nearsearch.store import schema
+from nearsearch.store import digests, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nearsearch.store.shard import Shard
 
-TABLES: Final = ("items", "members", "keys")
+TABLES: Final = ("items", "members", "keys", "digests")
 
 
 def invalidity(shard: Shard, what: str) -> str | None:
     """Say whether a table of a shard leads outside its own buffers; None where it does not."""
     try:
-        getattr(shard, what).validate(full=True)
+        if (table := getattr(shard, what)) is not None:
+            table.validate(full=True)
     except pa.ArrowException as error:
         return f"{what}.arrow is not valid: {error}"
     return None
@@ -54,6 +55,11 @@ def inconsistencies(shard: Shard) -> Iterator[str]:
     hashes = schema.numbers(shard.keys["key_hash"])
     if not (hashes[:-1] <= hashes[1:]).all():
         yield "keys.arrow is not sorted by key_hash"
+    expected = digests.look_up_table(shard.items)
+    if (expected is None) != (shard.digests is None) or not (
+        expected is None or expected.equals(shard.digests)
+    ):
+        yield "digests.arrow does not list every digest of items.arrow"
     for spec, rows in shard.codes.items():
         if len(rows.code) and not (rows.code[:-1] <= rows.code[1:]).all():
             yield f"{spec}.rows.arrow is not sorted by code"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nearsearch.store.manifest import Disabled, Manifest, Pointer
     from nearsearch.store.shard import Shard
 
-ADDED, REPLACED, UNCHANGED = np.uint8(0), np.uint8(1), np.uint8(2)
+ADDED, REPLACED, UNCHANGED, DUPLICATE = (np.uint8(status) for status in range(4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,43 +92,6 @@ class Transaction:
         """Whether anything was done that a commit would make live."""
         return bool(self._actions)
 
-    # --- look-ups -----------------------------------------------------------------------------
-
-    def unchanged_files(
-        self, wanted: pa.Table, source: str, labels: str, stats: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Tell which files are already members, by key, size and modification time.
-
-        Parameters
-        ----------
-        wanted
-            Columns `contribution` and `key`.
-        labels
-            The labels, joined by `schema.LABEL_SEPARATOR`; a member with others has changed.
-        stats
-            (n, 2): size in bytes and modification time in nanoseconds.
-        """
-        hashes = members.hash_keys(wanted)
-        unchanged = np.zeros(len(wanted), np.bool_)
-        for opened in self._shards:
-            position, row = members.same_key(opened, wanted, hashes)
-            if len(row) == 0:
-                continue
-            found = opened.take_members(row, ["source", "labels", "mtime_ns"])
-            same = members.same_values(found["mtime_ns"], pa.array(stats[position, 1]))
-            same &= members.same_marks(found, source, labels)
-            sizes = self._sizes(opened.member_ids[row])
-            unchanged[position] |= same & (sizes == stats[position, 0])
-        return unchanged
-
-    def _sizes(self, ids: NDArray[np.bytes_]) -> NDArray[np.int64]:
-        sizes = np.full(len(ids), -1, np.int64)
-        for opened in self._shards:
-            row = opened.find_items(ids)
-            known = np.flatnonzero(row >= 0)
-            sizes[known] = opened.take_items(row[known], ["size"])["size"].fill_null(-1).to_numpy()
-        return sizes
-
     def make_room(self) -> None:
         """Let what is in memory go to disk if it is much; raises as `check_usable` does."""
         self.check_usable()
@@ -137,11 +100,11 @@ class Transaction:
     # --- adding -------------------------------------------------------------------------------
 
     def add(self, batch: Batch) -> NDArray[np.uint8]:
-        """Take a batch in; return for each record ADDED, REPLACED or UNCHANGED.
+        """Take a batch in; return for each record ADDED, REPLACED, UNCHANGED or DUPLICATE.
 
         A record whose key exists with the same content, source, labels and columns is unchanged;
         with anything different it replaces the old member. An item that is known already is not
-        stored again, nor are its codes.
+        stored again, nor are its codes: a member of it that is new is a duplicate.
 
         Raises
         ------
@@ -176,12 +139,16 @@ class Transaction:
             replaced.append((opened, row[~same]))
         if kept.any():
             # Built before anything is buried: a fault on the way must not leave a key without both.
-            built = self._build(batch, hashes, ids, np.flatnonzero(kept))
+            rows = np.flatnonzero(kept)
+            new = self._new_items(ids, rows)
+            built = self._build(batch, hashes, ids, rows, new)
             for opened, rows in replaced:
                 self._shards.bury(opened, rows)
             self._shards.place(built)
             n_added, n_replaced = (int((status == kind).sum()) for kind in (ADDED, REPLACED))
             self.count("add", n_added, n_replaced, built.members)
+            rows = rows[status[rows] == ADDED]
+            status[rows[~np.isin(rows, new)]] = DUPLICATE
         return status
 
     def count(
@@ -206,18 +173,22 @@ class Transaction:
                 raise MetadataError(name, f"the index has it as {known}, this batch as {kind}")
         self._columns |= new
 
+    def _new_items(self, ids: NDArray[np.bytes_], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the kept records, ascending, that are the first of an item which no shard has."""
+        first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
+        candidates = kept[first]
+        candidates = candidates[build.order_by_id([ids[candidates]], None)]
+        return np.sort(candidates[self._shards.are_new(ids[candidates])])
+
     def _build(
         self,
         batch: Batch,
         hashes: NDArray[np.uint64],
         ids: NDArray[np.bytes_],
         kept: NDArray[np.int64],
+        new: NDArray[np.int64],
     ) -> Shard:
-        """Return a pending shard of the kept records and of the items that are new."""
-        first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
-        candidates = kept[first]
-        candidates = candidates[build.order_by_id([ids[candidates]], None)]
-        new = np.sort(candidates[self._shards.are_new(ids[candidates])])
+        """Return a pending shard of the kept records and of the items of the `new` ones."""
         item_of_record = np.full(len(ids), -1)
         item_of_record[new] = np.arange(len(new))
         raw = {}

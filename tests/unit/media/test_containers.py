@@ -43,6 +43,10 @@ class Outcome(NamedTuple):
     skipped: bool
 
 
+def take_all(head: bytes) -> None:
+    pass
+
+
 def walk(
     data: bytes, name: str = "x.zip", bounds: Bounds = BOUNDS, after: Sequence[int] = ()
 ) -> list[Outcome]:
@@ -52,7 +56,7 @@ def walk(
 
 def outcome(member: Member) -> Outcome:
     try:
-        data = member.load()
+        data = member.load(take_all)
     except MediaError as error:
         assert error.reason
         skipped = isinstance(error, NotMediaError)
@@ -300,7 +304,7 @@ def test_members_are_named_before_they_are_read_and_may_be_passed_over(pack: typ
     loaded = {}
     for member in members(io.BytesIO(pack(FILES | {"in.zip": make_zip(FILES)})), "x", BOUNDS):
         if member.name == "z":
-            loaded[member.name] = member.load()
+            loaded[member.name] = member.load(take_all)
         else:
             assert member.size == len(FILES.get(member.name, make_zip(FILES)))
     assert loaded == {"z": FILES["z"]}  # and nothing of the zip that was not opened
@@ -309,13 +313,13 @@ def test_members_are_named_before_they_are_read_and_may_be_passed_over(pack: typ
 def test_load_is_for_once_and_now() -> None:
     walking = members(io.BytesIO(make_zip(FILES)), "x", BOUNDS)
     first = next(walking)
-    first.load()
+    first.load(take_all)
     with pytest.raises(UsageError, match="only once, and before the next"):
-        first.load()
+        first.load(take_all)
     second = next(walking)
     next(walking)
     with pytest.raises(UsageError, match="only once, and before the next"):
-        second.load()
+        second.load(take_all)
 
 
 # --- names ------------------------------------------------------------------------------------

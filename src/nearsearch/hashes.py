@@ -1,0 +1,233 @@
+"""Files to hashes, without an index: digests, codes, and why there are none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from nearsearch.codes import DIGEST_BYTES, as_codes
+from nearsearch.ingest import key_of, path_list
+from nearsearch.matches import Failure
+from nearsearch.spec import get_spec
+from nearsearch.workers import WorkerPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from nearsearch.ingest import PathLike
+    from nearsearch.spec import Spec
+    from nearsearch.workers import Answer, Limits
+
+
+class View(NamedTuple):
+    """A code of one view of a file."""
+
+    view: str
+    """``image`` for the whole or first picture, else which it is."""
+    time_ms: int | None
+    code: str
+    """In hex."""
+    quality: int
+    """0..100."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """What was found out about one file, or one member of an archive.
+
+    Attributes
+    ----------
+    key
+        The path as text; that of a member after its archive's and ``!``.
+    sha256, md5, sha1
+        In hex; None where the file was not read, or the digest not asked for.
+    size, width, height
+        Bytes, and pixels as displayed.
+    format
+        What the bytes are: ``JPEG``.
+    views
+        Spec name to views; empty where there is no code.
+    failure
+        What kept it from being hashed, or hashed whole.
+    """
+
+    key: str
+    sha256: str | None
+    md5: str | None
+    sha1: str | None
+    size: int | None
+    format: str | None
+    width: int | None
+    height: int | None
+    views: Mapping[str, Sequence[View]]
+    failure: Failure | None
+
+
+def hash_stream(
+    paths: Iterable[PathLike],
+    specs: Sequence[str | Spec] = ("pdq",),
+    *,
+    digests: Sequence[str] = ("md5", "sha1"),
+    limits: Limits | None = None,
+    workers: int | None = None,
+    pool: WorkerPool | None = None,
+) -> Iterator[FileHashes]:
+    """Hash files in worker processes, and yield them as they come, in the order of `paths`.
+
+    Parameters
+    ----------
+    paths
+        Files; folders are not walked. Archives are opened: their members come in their place.
+    specs
+        What to compute of each picture.
+    digests
+        Digests to take beside SHA-256.
+    limits, workers
+        What one file may cost; how many processes, by default one a core. Not with `pool`.
+    pool
+        Processes to use and leave running; without it they are started for this call.
+
+    Raises
+    ------
+    UnknownSpecError
+        This version does not know a spec.
+    WorkerStartError
+        The processes do not start.
+    """
+    wanted = [get_spec(spec) for spec in specs]
+    used = pool or WorkerPool(workers, limits)
+    try:
+        for answer in in_order(used.map(map(_text, paths), wanted, digests)):
+            if answer.status != "opened":
+                yield _file_hashes(answer)
+    finally:
+        if pool is None:
+            used.close()
+
+
+def _text(path: PathLike) -> str:
+    return path_list([path])[0]
+
+
+def in_order(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Yield answers by the number of their request, those of its members before its own.
+
+    Holds what came before its turn: the files that the other processes finish while one is at work.
+    """
+    waiting: defaultdict[int, list[Answer]] = defaultdict(list)
+    turn = 0
+    for answer in answers:
+        if answer.number != turn:
+            waiting[answer.number].append(answer)
+            continue
+        yield answer
+        while answer.member is None:
+            turn += 1
+            early = waiting.pop(turn, None)
+            if not early:
+                break
+            yield from early
+            answer = early[-1]
+
+
+def answer_key(answer: Answer) -> str:
+    """Return the key of a file or member."""
+    if answer.member is None:
+        return key_of(answer.path)
+    return key_of(f"{answer.path}!{answer.member}")
+
+
+def failure_of(answer: Answer) -> Failure | None:
+    """Return what kept a file from being hashed, or hashed whole."""
+    facts = answer.facts
+    if "reason" not in facts:
+        return None
+    return Failure(answer_key(answer), facts["reason"], facts["stage"])
+
+
+def _file_hashes(answer: Answer) -> FileHashes:
+    facts: dict[str, Any] = answer.facts
+    names = ("sha256", "md5", "sha1", "size", "format", "width", "height")
+    views = {
+        spec: [View(*view) for view in views] for spec, views in facts.get("codes", {}).items()
+    }
+    known = {name: facts.get(name) for name in names}
+    return FileHashes(answer_key(answer), **known, views=views, failure=failure_of(answer))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hashes:
+    """Codes of files, in the order the files were given; a file of several views has several.
+
+    Attributes
+    ----------
+    codes
+        (m, bytes) uint8.
+    qualities
+        (m,) int16, 0..100.
+    file_index
+        (m,) int64, ascending: whose code it is, a position in `keys`.
+    keys
+        The key of each file.
+    digests
+        SHA-256, MD5 and SHA-1 of each file, those that are known, as bytes.
+    failures
+        The files that failed or are no media, and those that were hashed in part.
+    """
+
+    codes: NDArray[np.uint8]
+    qualities: NDArray[np.int16]
+    file_index: NDArray[np.int64]
+    keys: Sequence[str]
+    digests: Sequence[Sequence[bytes]]
+    failures: tuple[Failure, ...]
+    spec: Spec
+
+
+def hash_files(
+    paths: Iterable[PathLike],
+    spec: str | Spec = "pdq",
+    *,
+    limits: Limits | None = None,
+    pool: WorkerPool | None = None,
+) -> Hashes:
+    """Hash picture files in worker processes, one a core.
+
+    Parameters
+    ----------
+    paths
+        Files; folders are not walked. Archives are opened: their members stand in their place.
+    spec
+        Name of the spec, or the spec.
+    limits
+        What one file may cost; not together with `pool`.
+    pool
+        Processes to use and leave running; without it they are started for this call.
+
+    Raises
+    ------
+    UnknownSpecError
+        This version does not know the spec.
+    WorkerStartError
+        The processes do not start.
+    """
+    wanted = get_spec(spec)
+    files = list(hash_stream(path_list(paths), [wanted], limits=limits, pool=pool))
+    views = [(i, view) for i, file in enumerate(files) for view in file.views.get(wanted.name, ())]
+    return Hashes(
+        as_codes([view.code for _, view in views], wanted),
+        np.array([view.quality for _, view in views], np.int16),
+        np.array([i for i, _ in views], np.int64),
+        [file.key for file in files],
+        [
+            [bytes.fromhex(digest) for name in DIGEST_BYTES if (digest := getattr(file, name))]
+            for file in files
+        ],
+        tuple(file.failure for file in files if file.failure is not None),
+        wanted,
+    )
