@@ -369,10 +369,21 @@ class Index:
         """Return one row for each contribution that has members, by name.
 
         Columns: `contribution`, `sources` (a list), `items` (distinct contents), `members`,
+        `failed`, `skipped` (files that were not hashed, and are not among the members),
         `first_added`, `last_added` (UTC), `disabled` (whether all its members are). Reads all
         members: 0.2 s a million. Raises `CorruptFileError` if a name or time cannot be read.
         """
         return census.contributions(self.snapshot)
+
+    def failures(self) -> pa.Table:
+        """Return one row for each file that was not hashed, or only in part.
+
+        Columns: `status` (``failed``, ``skipped`` or ``damaged``), `key`, `stage`, `reason`,
+        `contribution`, `source`, `size` (bytes, null where it is not known), `added_at` (UTC).
+        Ordered by contribution and key. Reads all members. Raises `CorruptFileError` if a table is
+        damaged.
+        """
+        return census.failures(self.snapshot)
 
     def log(self) -> list[Commit]:
         """Return all commits up to this generation, oldest first.

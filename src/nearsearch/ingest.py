@@ -21,6 +21,8 @@ PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 class IngestReport:
     """The account of an ingest: every file seen is counted exactly once.
 
+    A file in an archive counts as a file, and the archive that holds some does not.
+
     Attributes
     ----------
     added, replaced
@@ -35,8 +37,8 @@ class IngestReport:
         Files that should have been.
     damaged
         Files that were hashed in part; they are counted above as well.
-    bytes
-        Of all of them, files in archives by their own size.
+    paths, bytes
+        What of the walk is done, archives as what they are: for progress.
     failures
         All that are skipped, failed or damaged, with the reason (`Failure.status` says which).
         Of an archive that was not read again, one says what became of its files.
@@ -49,6 +51,7 @@ class IngestReport:
     skipped: int = 0
     failed: int = 0
     damaged: int = 0
+    paths: int = 0
     bytes: int = 0
     failures: list[Failure] = field(default_factory=list)
 

@@ -31,17 +31,9 @@ if TYPE_CHECKING:
 
 _FILES_A_LOOK: Final = 4096  # of the walk, looked up at a time: 8 us each, 20 in parts of 1,024
 _FILES_A_BATCH: Final = 1024  # hashed, taken in at a time: a second or so of two processes
+READ_AGAIN: Final = ("changed", "failed", "all", "rehash")
+"""What to read of files that have the size and time they had, each more than the one before."""
 _CONTENTS: Final = re.compile(r"(\d+) files, (\d+) failed, (\d+) skipped")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
-    """Which files are read that have the size and time they had."""
-
-    everything: bool = False
-    failures: bool = False
-    digests: bool = False
-    """All, but decoded only where the SHA-256 is another."""
 
 
 @dataclass(slots=True)
@@ -56,7 +48,7 @@ class Intake:
     marks: Marks
     report: IngestReport
     tell: Callable[[IngestReport], None]
-    again: Again
+    read_again: str
     interval: float
     commit: Callable[[], object]
     _found: dict[int, FoundFile] = field(default_factory=dict)  # by number of their request
@@ -86,6 +78,7 @@ class Intake:
         while chunk := list(islice(files, _FILES_A_LOOK)):
             for file in chunk:
                 if file.failure is not None:
+                    self._done(file)
                     self._put(Answer(file.path, "failed", _facts(file.failure)), file.failure)
             found = [file for file in chunk if file.failure is None]
             for file, digest in self._to_read(found):
@@ -96,7 +89,7 @@ class Intake:
 
     def _to_read(self, found: list[FoundFile]) -> Iterator[tuple[FoundFile, str | None]]:
         """Yield those files that must be read, and the SHA-256 that would make them unchanged."""
-        if self.again.everything:
+        if self.read_again == "rehash":
             yield from ((file, None) for file in found)
             return
         stats = np.array([(file.size, file.mtime_ns) for file in found], np.int64).reshape(-1, 2)
@@ -111,19 +104,19 @@ class Intake:
             schema.LABEL_SEPARATOR.join(self.marks.labels),
             stats,
         )
+        digests = known.item_ids.view(np.uint8).reshape(-1, schema.ID_BYTES)
         for i, file in enumerate(found):
             if not known.is_known[i]:
                 yield file, None
                 continue
             failure = Failure.of(file.key, known.problems[i]) if known.problems[i] else None
             status = failure.status if failure else "hashed"
-            if status in ("hashed", "damaged") and self.again.digests:
-                yield file, known.item_ids[i].ljust(schema.ID_BYTES, b"\0").hex()
-            elif status == "opened" and self.again.digests:
-                yield file, None
+            if self.read_again == "all":
+                is_hashed = status in ("hashed", "damaged")
+                yield file, digests[i].tobytes().hex() if is_hashed else None
             elif failure is None:
+                self._done(file)
                 self.report.unchanged += 1
-                self.report.bytes += file.size or 0
             elif self._is_to_retry(failure):
                 yield file, None
             else:
@@ -132,12 +125,13 @@ class Intake:
     def _is_to_retry(self, failure: Failure) -> bool:
         if failure.status == "failed":
             # What could not be read may be readable now, without another time or size.
-            return self.again.failures or failure.stage == "read"
-        return self.again.failures and failure.status == "opened" and _contents(failure)[1] > 0
+            return self.read_again == "failed" or failure.stage == "read"
+        has_failed = failure.status == "opened" and _contents(failure)[1] > 0
+        return self.read_again == "failed" and has_failed
 
     def _count_again(self, file: FoundFile, failure: Failure) -> None:
         """Count a file as it was, without reading it."""
-        self.report.bytes += file.size or 0
+        self._done(file)
         if failure.status == "damaged":
             self.report.unchanged += 1
             self.report.add_failure(failure)
@@ -166,9 +160,9 @@ class Intake:
         file = self._found.pop(answer.number)
         del self._contents[answer.number]
         facts = {"size": file.size, "mtime_ns": file.mtime_ns, **answer.facts}
+        self._done(file)
         if answer.status == "unchanged":
             self.report.unchanged += 1
-            self.report.bytes += file.size or 0
         elif answer.status == "opened" and contents[0]:
             reason = f"{contents[0]} files, {contents[1]} failed, {contents[2]} skipped"
             self._put(answer._replace(facts={**facts, "reason": reason}), None)
@@ -178,14 +172,16 @@ class Intake:
         else:
             self._put(answer._replace(facts=facts), failure_of(answer))
 
+    def _done(self, file: FoundFile) -> None:
+        self.report.paths += 1
+        self.report.bytes += file.size or 0
+
     def _put(self, answer: Answer, failure: Failure | None) -> None:
         """Put a file into the batch, and count it if it is skipped or failed."""
         key = answer_key(answer)
         if key in self._batch:  # a file whose name is that of a member: the other goes first
             self._add()
         self._batch[key] = answer
-        if answer.status != "opened":
-            self.report.bytes += answer.facts.get("size") or 0
         if failure is not None:
             self.report.add_failure(failure)
         if answer.status == "hashed":

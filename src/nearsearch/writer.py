@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import os
-import warnings
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearsearch.checks import check_name, check_names, seconds, whole
 from nearsearch.errors import (
-    ClosedError,
-    CompactionWarning,
-    EraseIncompleteError,
-    NearsearchError,
     SpecMismatchError,
     UsageError,
 )
 from nearsearch.ingest import IngestReport, walk
-from nearsearch.intake import Again, Intake, count
+from nearsearch.intake import READ_AGAIN, Intake, count
 from nearsearch.records import Marks, batch_of_codes, batch_of_digests
+from nearsearch.session import Session
 from nearsearch.spec import check_computable, get_spec
-from nearsearch.store import creation, fs, retention, selection
-from nearsearch.store import manifest as manifests
+from nearsearch.store import creation, selection
 from nearsearch.store.log import author_or_default
 from nearsearch.store.merging import MergeReport, merge
 from nearsearch.store.repair import check_erasable
-from nearsearch.store.shard import open_shard
 from nearsearch.store.snapshot import Snapshot
-from nearsearch.store.transaction import Batch, Transaction
 from nearsearch.where import checked
 from nearsearch.workers import WorkerPool
 
@@ -44,7 +37,7 @@ if TYPE_CHECKING:
 
     from nearsearch.ingest import PathLike as AnyPath
     from nearsearch.spec import Spec
-    from nearsearch.store.shard import Shard
+    from nearsearch.store.transaction import Batch
     from nearsearch.workers import Limits
 
 
@@ -56,26 +49,9 @@ class Writer:
     several threads at once.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        lock: fs.Lock,
-        pointer: manifests.Pointer,
-        *,
-        author: str,
-        is_new: bool,
-    ) -> None:
+    def __init__(self, session: Session) -> None:
         """Use `Writer.open`."""
-        self._root, self._lock, self._author, self._is_new = root, lock, author, is_new
-        base = manifests.read(root, pointer)
-        self._begin(base, pointer, [open_shard(root, entry, base.columns) for entry in base.shards])
-        self._closed = self._erases = False
-
-    def _begin(
-        self, manifest: manifests.Manifest, pointer: manifests.Pointer, shards: list[Shard]
-    ) -> None:
-        self._manifest, self._pointer = manifest, pointer
-        self._transaction = Transaction(self._root, manifest, pointer, shards)
+        self._session = session
 
     @classmethod
     def open(
@@ -134,7 +110,7 @@ class Writer:
             on_wait=on_wait,
         )
         try:
-            return cls(root, lock, pointer, author=name, is_new=is_new)
+            return cls(Session(root, lock, pointer, author=name, is_new=is_new))
         except BaseException:
             lock.release()
             raise
@@ -149,7 +125,7 @@ class Writer:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if kind is None and not self._closed:
+            if kind is None and not self._session.closed:
                 self.commit()
         finally:
             self.close()
@@ -157,17 +133,17 @@ class Writer:
     @property
     def specs(self) -> tuple[Spec, ...]:
         """The specs of the index, the default one first."""
-        return self._manifest.specs
+        return self._session.manifest.specs
 
     @property
     def generation(self) -> int:
         """Number of the last commit; 0 before the first."""
-        return self._manifest.generation
+        return self._session.manifest.generation
 
     @property
     def n_shards(self) -> int:
         """Number of live shards; a search asks each in turn."""
-        return len(self._manifest.shards)
+        return len(self._session.manifest.shards)
 
     def add_files(
         self,
@@ -177,9 +153,7 @@ class Writer:
         source: str = "",
         labels: Sequence[str] = (),
         digests: Sequence[str] = ("md5", "sha1"),
-        rehash: bool = False,
-        check_digests: bool = False,
-        retry_failures: bool = False,
+        read_again: str = "changed",
         commit_every: float | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
@@ -203,12 +177,10 @@ class Writer:
             Free words attached to each file.
         digests
             What is kept beside SHA-256; hash lists are keyed by these.
-        rehash
-            Read everything again.
-        check_digests
-            Read everything again, and decode what has another SHA-256 than it had.
-        retry_failures
-            Read again what failed, and archives in which something did.
+        read_again
+            What to read that is known: ``"changed"``, what has another size or time; ``"failed"``,
+            also what failed, and archives in which something did; ``"all"``, everything, to compare
+            its SHA-256, decoding only what has another; ``"rehash"``, everything, and decode it.
         commit_every
             Seconds after which what is done so far is committed, so that it can be searched, and is
             not lost. Without it, everything is left to `commit`.
@@ -227,7 +199,7 @@ class Writer:
         Raises
         ------
         UsageError
-            Labels or names that cannot be stored.
+            Labels or names that cannot be stored; an unknown `read_again`.
         WorkerStartError
             The hashing processes do not start.
         SpecMismatchError
@@ -235,21 +207,23 @@ class Writer:
         OSError, CorruptFileError
             As `commit`.
         """
-        self._check_open()
+        self._session.check_open()
         paths = [paths] if isinstance(paths, str | bytes | os.PathLike) else paths
+        if read_again not in READ_AGAIN:
+            raise UsageError(f"read_again: expected {', '.join(READ_AGAIN)}, got {read_again!r}")
         intake = Intake(
-            lambda: self._transaction,
+            lambda: self._session.transaction,
             Marks(contribution, source, tuple(labels), tuple(digests)),
             IngestReport(),
             on_progress or (lambda _: None),
-            Again(everything=rehash, failures=retry_failures, digests=check_digests),
+            read_again,
             inf if commit_every is None else seconds("commit_every", commit_every),
-            self.commit,
+            self._session.commit_part,
         )
         for spec in self.specs:
-            check_computable(spec, str(self._root))
+            check_computable(spec, str(self._session.root))
         with WorkerPool(workers, limits) as pool:
-            intake.run(walk(paths, exclude=str(self._root.resolve())), pool)
+            intake.run(walk(paths, exclude=str(self._session.root.resolve())), pool)
         return intake.report
 
     def add_codes(
@@ -300,22 +274,15 @@ class Writer:
         UsageError
             Keys, qualities or labels that do not fit.
         """
-        self._check_open()
+        self._session.check_open()
         chosen = self.specs[0] if spec is None else get_spec(spec)
         if chosen not in self.specs:
             names = ", ".join(str(known) for known in self.specs)
-            raise SpecMismatchError(str(self._root), names, str(chosen), "an index keeps its specs")
+            root = str(self._session.root)
+            raise SpecMismatchError(root, names, str(chosen), "an index keeps its specs")
         marks = Marks(contribution, source, tuple(labels))
-        batch = batch_of_codes(
-            codes,
-            chosen,
-            marks,
-            keys=keys,
-            qualities=qualities,
-            digests=digests,
-            metadata=metadata,
-        )
-        return self._add(batch)
+        given = {"keys": keys, "qualities": qualities, "digests": digests, "metadata": metadata}
+        return self._add(batch_of_codes(codes, chosen, marks, **given))
 
     def add_digests(
         self,
@@ -346,13 +313,13 @@ class Writer:
         DuplicateKeyError, MetadataError, UsageError
             As in `add_codes`.
         """
-        self._check_open()
+        self._session.check_open()
         marks = Marks(contribution, source, tuple(labels))
         return self._add(batch_of_digests(digests, marks, keys=keys, metadata=metadata))
 
     def _add(self, batch: Batch) -> IngestReport:
         report = IngestReport()
-        count(report, self._transaction.add(batch))
+        count(report, self._session.transaction.add(batch))
         return report
 
     def remove(
@@ -393,18 +360,18 @@ class Writer:
         CorruptFileError
             A shard is damaged; nothing was removed.
         """
-        self._check_open()
+        self._session.check_open()
         is_bare = keys is None and contribution is None and source is None and where is None
         if is_bare and not erase:
             raise UsageError("remove: name keys, a contribution, a source or a filter")
         check_names(contribution=contribution, source=source)
         if erase:
-            check_erasable(self._root)
-        shards = self._transaction.shards
+            check_erasable(self._session.root)
+        shards = self._session.transaction.shards
         expression = checked(where, selection.columns(shards))
         choose = selection.chooser(shards, keys, contribution, source, expression)
-        removed = 0 if is_bare else self._transaction.remove(choose)
-        self._erases |= erase
+        removed = 0 if is_bare else self._session.transaction.remove(choose)
+        self._session.erases |= erase
         return removed
 
     def disable(self, *, contribution: str | None = None, source: str | None = None) -> None:
@@ -428,11 +395,11 @@ class Writer:
         self._switch("enable", contribution, source)
 
     def _switch(self, action: str, contribution: str | None, source: str | None) -> None:
-        self._check_open()
+        self._session.check_open()
         if contribution is None and source is None:
             raise UsageError(f"{action}: name a contribution or a source")
         check_names(contribution=contribution, source=source)
-        self._transaction.switch(action, contribution, source)
+        self._session.transaction.switch(action, contribution, source)
 
     def merge(self, path: str | PathLike[str]) -> MergeReport:
         """Take in what another index holds, without hashing anything again; that is only read.
@@ -455,10 +422,10 @@ class Writer:
         UsageError
             It is this index.
         """
-        self._check_open()
+        self._session.check_open()
         other = Snapshot(Path(path))
         try:
-            return merge(self._transaction, self._root, other)
+            return merge(self._session.transaction, self._session.root, other)
         finally:
             other.hold.release()
 
@@ -479,11 +446,8 @@ class Writer:
         OSError, OutcomeUnknownError
             As `commit`.
         """
-        self._check_open()
-        if self._transaction.has_changed or self._erases:
-            raise UsageError("rollback: commit what was changed first, or close and open again")
-        if whole("generation", generation, 0, 1 << 62) != self.generation:
-            self._begin(*self._transaction.go_back(generation, self._author))
+        self._session.check_open()
+        self._session.go_back(whole("generation", generation, 0, 1 << 62))
         return self.generation
 
     def commit(self) -> int:
@@ -508,29 +472,9 @@ class Writer:
         OutcomeUnknownError
             An earlier commit of this writer failed after it had begun.
         """
-        self._check_open()
-        erases, before = self._erases, self.generation
-        self._begin(*self._transaction.commit(self._author, erase=erases))
-        self._erases = False
-        if erases:
-            left = retention.unneeded(self._root, [self._manifest])
-            if left:
-                raise EraseIncompleteError(self._root, [str(path) for path in left])
-        if self.generation > before:
-            self._tidy()
+        self._session.check_open()
+        self._session.commit()
         return self.generation
-
-    def _tidy(self) -> None:
-        """Merge the shards that should be, as a commit of its own."""
-        transaction, live = self._transaction, list(self._transaction.shards)
-        try:
-            if transaction.tidy():
-                self._begin(*transaction.commit(self._author))
-        except (OSError, NearsearchError, MemoryError) as error:
-            transaction.discard()
-            if not transaction.may_be_live:
-                self._begin(self._manifest, self._pointer, live)
-            warnings.warn(CompactionWarning(self._root, str(error)), stacklevel=3)
 
     def compact(self) -> int:
         """Merge everything into one shard, drop what was removed, and commit.
@@ -543,22 +487,10 @@ class Writer:
         Returns the generation that is now live; the old one if there was nothing to do. There must
         be room for a second copy. Raises as `commit`.
         """
-        self._check_open()
-        self._transaction.compact()
+        self._session.check_open()
+        self._session.transaction.compact()
         return self.commit()
 
     def close(self) -> None:
         """Give up what was not committed and release the lock. May be called again."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._transaction.discard()
-            if self._is_new and self.generation == 0 and not self._transaction.may_be_live:
-                creation.give_up(self._root)
-        finally:
-            self._lock.release()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("writer")
+        self._session.close()

@@ -29,7 +29,7 @@ a first try: nearsearch demo
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     # Each module is imported here and not above, so that `-h` of one does not load the others.
-    from nearsearch.cli import add, change, demo, inspect, listing, maintain, query
+    from nearsearch.cli import add, change, demo, hash, inspect, listing, maintain, query
 
     parser = _Parser(
         prog="nearsearch",
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nearsearch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (add, query, listing, change, maintain, inspect, demo):
+    for module in (add, query, hash, listing, change, maintain, inspect, demo):
         module.register(commands)
     return parser
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearsearch.cli import limits
 from nearsearch.cli.writing import add_options, open_writer
-from nearsearch.errors import UsageError
 from nearsearch.spec import spec_names
 
 if TYPE_CHECKING:
@@ -25,8 +24,10 @@ def register(commands: Any) -> None:
         "add",
         help="hash pictures and add them to an index",
         description="Hash pictures and add them to an index, which is created when absent. "
-        "Folders are walked. Every file ends as added, replaced, unchanged, skipped (no picture) "
-        "or failed; adding a folder again adds only what is new or has changed.",
+        "Folders are walked, and zip, tar, gz, bz2, xz and zst archives opened. Every file ends as "
+        "added, replaced, unchanged, duplicate (its content is known), skipped (no picture) or "
+        "failed; adding a folder again reads only what is new or has changed, so an add that was "
+        "interrupted goes on when it is repeated.",
         epilog="exit status: 0 all files accounted for without failure, 1 some failed, 2 error",
     )
     parser.add_argument("index", metavar="INDEX", help="the index directory")
@@ -44,74 +45,68 @@ def register(commands: Any) -> None:
         f"{', '.join(spec_names())}",
     )
     parser.add_argument(
-        "--failures", metavar="FILE", help="write skipped and failed files as JSONL"
+        "--failures", metavar="FILE", help="write skipped, failed and damaged files as JSONL"
     )
     parser.add_argument(
-        "--workers", metavar="N", type=int, help="hashing processes; default: cores"
+        "--digests",
+        metavar="D,...",
+        type=_digests,
+        default=("md5", "sha1"),
+        help="kept beside SHA-256: md5, sha1, both (default) or none",
     )
     parser.add_argument(
-        "--timeout", metavar="S", type=float, default=60.0, help="seconds one file may take"
+        "--commit-every",
+        metavar="S",
+        type=float,
+        default=10.0,
+        help="seconds after which what is done can be searched, and outlives a crash; default 10",
     )
-    parser.add_argument(
-        "--max-pixels", metavar="N", type=int, default=200_000_000, help="largest picture"
-    )
+    again = parser.add_argument_group(
+        "known files", "without these, only what has another size or time is read"
+    ).add_mutually_exclusive_group()
+    for name, value, text in (
+        ("--retry-failures", "failed", "read again what failed"),
+        ("--check-digests", "all", "read all again, decode what has another SHA-256"),
+        ("--rehash", "rehash", "read and decode all again"),
+    ):
+        again.add_argument(
+            name,
+            dest="read_again",
+            action="store_const",
+            const=value,
+            default="changed",
+            help=text,
+        )
+    limits.add_options(parser)
     add_options(parser)
     parser.set_defaults(run=run)
 
 
+def _digests(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.lower().split(",") if name != "none")
+    if not set(names) <= {"md5", "sha1"}:
+        raise ValueError(text)
+    return names
+
+
 def run(options: argparse.Namespace) -> int:
     """Add the files and print the account."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from nearsearch import Limits
-    from nearsearch.cli.output import talk
-    from nearsearch.ingest import walk
-
-    console = talk()
-    if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers: expected at least 1, got {options.workers}")
     if options.failures:
         Path(options.failures).touch()  # to find out now, not after hours
-    limits = Limits(seconds=options.timeout, max_pixels=options.max_pixels)
-    columns = (
-        TextColumn("hashing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
-    )
-    with (
-        open_writer(options, create=True, specs=options.spec) as writer,
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-    ):
-        task = progress.add_task("hashing", total=None, rate="", remark="")
-
-        def count() -> None:  # a walk of its own: the total comes while hashing has begun
-            progress.update(task, total=sum(1 for _ in walk(options.paths, exclude=options.index)))
-
-        def tell(report: IngestReport) -> None:
-            speed = progress.tasks[0].speed
-            failed = f"{report.failed} failed" if report.failed else ""
-            rate = f"{speed:.0f} files/s" if speed else ""
-            progress.update(task, completed=report.total, rate=rate, remark=failed)
-
-        if console.is_terminal:
-            threading.Thread(target=count, daemon=True).start()
+    progress, tell = limits.progress_of_files("hashing")
+    with open_writer(options, create=True, specs=options.spec) as writer, progress:
+        limits.count_in_background(progress, options.paths, options.index)
         report = writer.add_files(
             options.paths,
             contribution=options.contribution,
             source=options.source,
             labels=options.label,
-            limits=limits,
+            digests=options.digests,
+            read_again=options.read_again,
+            commit_every=options.commit_every,
+            limits=limits.limits_of(options),
             workers=options.workers,
-            on_progress=tell,
+            on_progress=lambda report: tell(report.paths, report.bytes, report.failed),
         )
         generation = writer.commit()
     _tell_of_disabled(options)
@@ -126,10 +121,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _summary(report: IngestReport, generation: int) -> str:
-    counts = report.to_json()
-    total = counts.pop("total")
-    parts = ", ".join(f"{count:,} {status}" for status, count in counts.items())
-    return f"{total:,} files: {parts} (generation {generation})"
+    statuses = ("added", "replaced", "unchanged", "duplicate", "skipped", "failed")
+    parts = ", ".join(f"{getattr(report, status):,} {status}" for status in statuses)
+    damaged = f"; {report.damaged:,} hashed in part" if report.damaged else ""
+    return f"{report.total:,} files: {parts}{damaged} (generation {generation})"
 
 
 def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
@@ -137,18 +132,19 @@ def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
     from nearsearch.cli.output import printable, talk
 
     console = talk()
-    failed = [failure for failure in report.failures if failure.status == "failed"]
-    for failure in failed[:most]:
+    told = [f for f in report.failures if f.status in ("failed", "damaged", "opened")]
+    for failure in told[:most]:
+        word = "failed" if failure.status == "opened" else failure.status
         console.print(
-            f"failed: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
+            f"{word}: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
         )
-    if len(failed) > most:
-        where = f"see {file}" if file else "--failures FILE writes them all"
-        console.print(f"... and {len(failed) - most:,} more; {where}")
+    if len(told) > most:
+        where = f"see {file}" if file else "--failures FILE writes them, info --failures lists them"
+        console.print(f"... and {len(told) - most:,} more; {where}")
 
     skipped = Counter(f.reason for f in report.failures if f.status == "skipped")
-    for reason, count in skipped.most_common(most):
-        console.print(f"skipped: {count:,} x {printable(reason)}")
+    for reason, number in skipped.most_common(most):
+        console.print(f"skipped: {number:,} x {printable(reason)}")
 
 
 def _tell_of_disabled(options: argparse.Namespace) -> None:

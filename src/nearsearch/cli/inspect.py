@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
+
+    import pyarrow as pa
 
 
 def register(commands: Any) -> None:
@@ -16,7 +19,15 @@ def register(commands: Any) -> None:
         "info", help="show what an index holds", description="Show what an index holds."
     )
     info.add_argument("index", metavar="INDEX", help="the index directory")
-    info.add_argument("--json", action="store_true", help="print one JSON object")
+    info.add_argument(
+        "--failures",
+        action="store_true",
+        help="list the files that failed, or were hashed in part, instead",
+    )
+    info.add_argument(
+        "--skipped", action="store_true", help="list the files that were skipped, instead"
+    )
+    info.add_argument("--json", action="store_true", help="print JSON; of lists a line each")
     info.set_defaults(run=run_info)
     verify = commands.add_parser(
         "verify",
@@ -36,6 +47,8 @@ def run_info(options: argparse.Namespace) -> int:
     from nearsearch.cli.output import print_table
 
     with Index.open(options.index) as index:
+        if options.failures or options.skipped:
+            return _list_failures(options, index.failures())
         stats = index.stats()
     if options.json:
         sys.stdout.write(json.dumps(stats) + "\n")
@@ -53,6 +66,25 @@ def run_info(options: argparse.Namespace) -> int:
         names[:4],
     )
     print_table(("column", "type"), stats["columns"].items())
+    return 0
+
+
+def _list_failures(options: argparse.Namespace, failures: pa.Table) -> int:
+    """Print the files that are asked for, one a line."""
+    from nearsearch.cli.output import plain, print_table, talk
+
+    wanted = [status for status in ("failed", "damaged") if options.failures]
+    wanted += ["skipped"] if options.skipped else []
+    rows = [row for row in failures.to_pylist() if row["status"] in wanted]
+    if options.json:
+        sys.stdout.writelines(json.dumps(row, default=plain) + "\n" for row in rows)
+        return 0
+    names = ("status", "key", "stage", "reason", "contribution", "source", "size")
+    if rows:
+        print_table(names, [[row[name] for name in names] for row in rows], ("size",))
+    counts = Counter(row["status"] for row in rows)
+    text = ", ".join(f"{counts[status]:,} {status}" for status in wanted)
+    talk().print(f"{text}; nearsearch add --retry-failures reads again what failed")
     return 0
 
 

@@ -11,7 +11,8 @@ from nearsearch.checks import whole
 if TYPE_CHECKING:
     import argparse
 
-_COLUMNS: Final = ("contribution", "sources", "items", "members", "first_added", "last_added")
+_COUNTS: Final = ("items", "members", "failed", "skipped")
+_COLUMNS: Final = ("contribution", "sources", *_COUNTS, "first_added", "last_added")
 
 
 def register(commands: Any) -> None:
@@ -53,15 +54,14 @@ def run_contributions(options: argparse.Namespace) -> int:
         (
             row["contribution"] or "(none)",
             ", ".join(row["sources"]),
-            f"{row['items']:,}",
-            f"{row['members']:,}",
-            *(f"{row[name]:%Y-%m-%d %H:%M}" for name in _COLUMNS[4:]),
+            *(f"{row[name]:,}" for name in _COUNTS),
+            *(f"{row[name]:%Y-%m-%d %H:%M}" for name in _COLUMNS[-2:]),
             "disabled" if row["disabled"] else "",
         )
         for row in rows
     ]
     names = (*(name.replace("_", " ") for name in _COLUMNS), "state")
-    print_table(names, table, ("items", "members"))
+    print_table(names, table, _COUNTS)
     return 0
 
 

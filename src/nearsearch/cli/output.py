@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HIT_COLUMNS: Final = (
     "query",
+    "match",
     "distance",
     "key",
     "spec",
@@ -27,7 +28,7 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
-GROUP_COLUMNS: Final = ("query", "contribution", "distance", "items", "members", "key")
+GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
 
 _NUMBERS: Final = ("distance", "quality", "items", "members")
@@ -114,9 +115,9 @@ class HitPrinter:
     def _csv(self, hits: pa.Table) -> None:
         if self._stream is None:
             self._stream = csv.writer(sys.stdout)
-            self._stream.writerow([_cell(name) for name in hits.column_names])
+            self._stream.writerow([cell(name) for name in hits.column_names])
         for row in hits.to_pylist():
-            cells = [_cell(value) for value in row.values()]
+            cells = [cell(value) for value in row.values()]
             if sys.stdout.isatty():
                 cells = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
             self._stream.writerow(cells)
@@ -154,7 +155,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     """Return a CSV cell that a spreadsheet does not take for a formula."""
     if isinstance(value, list):
         value = " ".join(str(entry) for entry in value)

@@ -6,6 +6,7 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+from nearsearch.cli import limits
 from nearsearch.cli.output import GROUP_COLUMNS, HIT_COLUMNS, HitPrinter
 from nearsearch.errors import UsageError
 
@@ -23,8 +24,9 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "query",
         help="ask an index what is similar to a picture",
-        description="Print every known picture within the radius of each query: exact, nothing is "
-        "left out. Near matches are leads: a person must confirm them.",
+        description="Print every known file that has the digest of a query (match: exact), then "
+        "every known picture within the radius (near): nothing is left out. Near matches are "
+        "leads: a person must confirm them.",
         epilog="In CSV, text that a spreadsheet would take for a formula gets a leading "
         "apostrophe; the other formats give it as it is. "
         "exit status: 0 found, 1 nothing found, 2 error or a query file that cannot be hashed",
@@ -35,6 +37,13 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--code", metavar="HEX", action="append", default=[], help="a code to ask with; repeatable"
+    )
+    parser.add_argument(
+        "--digest",
+        metavar="HEX",
+        action="append",
+        default=[],
+        help="an MD5, SHA-1 or SHA-256 to look up; repeatable",
     )
     parser.add_argument(
         "--radius", metavar="R", type=int, help="largest distance in bits; default: 31 for pdq"
@@ -59,6 +68,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=HitPrinter.FORMATS, default="table", help="default: table"
     )
+    limits.add_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -68,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
 
     from nearsearch import Index
 
-    if not options.files and not options.code:
-        raise UsageError("nothing to ask: name a picture, - or --code HEX")
+    if not (options.files or options.code or options.digest):
+        raise UsageError("nothing to ask: name a picture, -, --code HEX or --digest HEX")
     if options.format == "arrow" and sys.stdout.isatty():
         raise UsageError("--format arrow is binary: send it to a file or a program")
     columns = GROUP_COLUMNS if options.by else HIT_COLUMNS
@@ -105,18 +115,21 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         "limit": options.limit,
         "min_quality": options.min_quality,
     }
+    asked_of_files = {**asked, "limits": limits.limits_of(options)}
     if options.files:
-        index.start_workers()  # comes up while the libraries load here
+        index.start_workers(asked_of_files["limits"])  # comes up while the libraries load here
+    if options.digest:
+        yield index.lookup(options.digest, where=options.where, limit=options.limit)
     if options.code:
         yield index.search(options.code, **asked)
     for path in options.files:
         if path == "-":
             for line in sys.stdin.buffer:
                 if name := line.rstrip(b"\r\n"):
-                    yield index.query([name], **asked)
+                    yield index.query([name], **asked_of_files)
     named = iter(path for path in options.files if path != "-")
     while paths := list(islice(named, _FILES_A_CALL)):
-        yield index.query(paths, **asked)
+        yield index.query(paths, **asked_of_files)
 
 
 class _Tally:

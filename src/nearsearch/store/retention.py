@@ -33,11 +33,16 @@ _read: Final = lru_cache(16)(manifests.read)  # the SHA-256 in a pointer says al
 _TEMPORARY_NAME: Final = re.compile(r"(CURRENT|manifest-[0-9]{6,}\.json)\.[0-9a-f]{8}\.tmp")
 
 
-def to_keep(root: Path, kept: tuple[Pointer, ...], live: Pointer) -> tuple[Pointer, ...]:
+def to_keep(
+    root: Path, kept: tuple[Pointer, ...], live: Pointer, *, continues: bool = False
+) -> tuple[Pointer, ...]:
     """Return which manifests the next commit keeps beside its own.
 
-    Those are the newest, and any that a reader holds: `kept` and `live` are those of now.
+    Those are the newest, and any that a reader holds: `kept` and `live` are those of now. What
+    `continues` the live one, in parts of one work, lets only readers keep it.
     """
+    if continues:
+        return (*kept, live) if fs.is_held(root / live.name) else kept
     everything = (*kept, live)
     old = everything[: -manifests.KEPT_MANIFESTS]
     new = everything[-manifests.KEPT_MANIFESTS :]

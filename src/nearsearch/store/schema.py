@@ -248,8 +248,10 @@ def pruned(table: pa.Table) -> pa.Table:
     return table
 
 
-def names_in(column: Any) -> tuple[NDArray[np.int64], list[str]]:
-    """Return a dictionary column without nulls as the number of each row's name, and the names.
+def names_in(column: Any, *, nullable: bool = False) -> tuple[NDArray[np.int64], list[str]]:
+    """Return a dictionary column as the number of each row's name, and the names.
+
+    Nulls, where they may be, have the number -1.
 
     Raises
     ------
@@ -257,8 +259,10 @@ def names_in(column: Any) -> tuple[NDArray[np.int64], list[str]]:
         A row has a number without a name: the column is damaged.
     """
     array = one_array(column)
-    names, numbers_ = array.dictionary.to_pylist(), array.indices.to_numpy().astype(np.int64)
-    if len(numbers_) and not 0 <= numbers_.min() <= numbers_.max() < len(names):
+    names, indices = array.dictionary.to_pylist(), array.indices
+    lowest = -1 if nullable and indices.null_count else 0
+    numbers_ = (indices.fill_null(-1) if lowest else indices).to_numpy().astype(np.int64)
+    if len(numbers_) and not lowest <= numbers_.min() <= numbers_.max() < len(names):
         raise IndexError("a row has no name")
     return numbers_, names
 

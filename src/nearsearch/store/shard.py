@@ -197,7 +197,7 @@ class Shard:
         """Return a name column of `members` as `schema.names_in` does, checked before."""
         self._check_dictionaries("members")
         try:
-            return schema.names_in(self.members[column])
+            return schema.names_in(self.members[column], nullable=column == "problem")
         except (IndexError, pa.ArrowException) as error:
             path = self.folder / "members.arrow" if self.folder else self.id
             raise CorruptFileError(path, f"column {column}", "names", error) from error

@@ -332,7 +332,7 @@ class Transaction:
         self._actions[action] = None
 
     def commit(
-        self, author: str, *, erase: bool = False, repair: bool = False
+        self, author: str, *, erase: bool = False, repair: bool = False, continues: bool = False
     ) -> tuple[Manifest, Pointer, list[Shard]]:
         """Make everything live in one step, durably; return the new manifest and its shards.
 
@@ -345,6 +345,8 @@ class Transaction:
             living member has, and keep no earlier generation.
         repair
             Commit also without changes; do not keep the generation before, and remove nothing.
+        continues
+            Do not keep the generation before, but for readers: it is a part of the same work.
         """
         self.check_usable()
         shards, base = self._shards, self._base
@@ -372,7 +374,8 @@ class Transaction:
             new = self._without_traces(new)
         self.may_be_live = True
         commit = self.entry(new, author)
-        made, pointer = make_live(self._root, new, commit, None if repair else self._pointer)
+        live = None if repair else self._pointer
+        made, pointer = make_live(self._root, new, commit, live, continues=continues)
         return made, pointer, list(shards)
 
     def _with_small_before(self, own: list[Shard]) -> list[Shard]:
@@ -425,7 +428,12 @@ class Transaction:
 
 
 def make_live(
-    root: Path, new: Manifest, commit: log.Commit, live: Pointer | None
+    root: Path,
+    new: Manifest,
+    commit: log.Commit,
+    live: Pointer | None,
+    *,
+    continues: bool = False,
 ) -> tuple[Manifest, Pointer]:
     """Write `new` as the manifest of `commit` and make it live; then remove what is not needed.
 
@@ -437,7 +445,7 @@ def make_live(
     elif live is None:
         kept = new.kept
     else:
-        kept = retention.to_keep(root, new.kept, live)
+        kept = retention.to_keep(root, new.kept, live, continues=continues)
     made = replace(
         new,
         generation=commit.generation,
