@@ -17,7 +17,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from nearsearch.hashers import hash_pixels
-from nearsearch.media.image import decode
+from nearsearch.media.image import Pictures
 from nearsearch.spec import get_spec
 from nearsearch.synthetic import KINDS, make_picture
 
@@ -127,7 +127,8 @@ def _drifts(codes: list[np.ndarray], expected: list[np.ndarray]) -> np.ndarray:
 
 
 def _ours(data: bytes) -> np.ndarray:
-    return hash_pixels(decode(data, PDQ.profile, max_pixels=MAX_PIXELS).pixels, PDQ)[0]
+    (picture,) = Pictures(data, PDQ.profile, max_pixels=MAX_PIXELS)
+    return hash_pixels(picture.pixels, PDQ)[0]
 
 
 def _oracle(data: bytes) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The whole job on the shared real pictures: every file accounted for, every answer exact."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from oracle import distances
 
@@ -27,10 +29,15 @@ def index(tmp_path_factory, paths):
     with ns.Writer.open(root, create=True, specs=["pdq", "phash"]) as writer:
         report = writer.add_files([PICTURES], contribution="NL-0042", source="NL")
     assert report.total == len(paths) == 326
-    assert (report.added, report.failed, report.skipped) == (326, 0, 0)
+    distinct = {hashlib.sha256(Path(path).read_bytes()).digest() for path in paths}
+    assert len(distinct) == 324
+    assert (report.added, report.duplicate) == (324, 2)
+    assert (report.failed, report.skipped, report.damaged) == (0, 0, 0)
+    assert report.bytes == sum(Path(path).stat().st_size for path in paths)
     with ns.Writer.open(root) as writer:
         again = writer.add_files([PICTURES], contribution="NL-0042", source="NL")
-    assert again.unchanged == 326
+    assert again.unchanged == again.total == 326
+    assert again.bytes == report.bytes
     with ns.Index.open(root) as opened:
         assert opened.generation == 1  # the second time was a no-op
         yield opened
@@ -49,6 +56,11 @@ def test_every_picture_finds_itself(index, paths, spec):
     found = set(zip(table["query"].to_pylist(), table["key"].to_pylist(), strict=True))
     assert found >= {(path, path) for path in paths}
     assert set(table["distance"].to_pylist()) == {0}
+    exact = table.filter(pc.equal(table["match"].cast("string"), "exact"))
+    found = set(zip(exact["query"].to_pylist(), exact["key"].to_pylist(), strict=True))
+    data = {path: Path(path).read_bytes() for path in paths}
+    assert len(exact) == len(found) == 324 + 4
+    assert found == {(one, other) for one in paths for other in paths if data[one] == data[other]}
 
 
 @pytest.mark.parametrize("spec", ["pdq", "phash"])
@@ -59,15 +71,20 @@ def test_search_equals_brute_force(index, paths, hashes, spec, radius, min_quali
     assert found.failures == ()
     gap = distances(found.codes, found.codes)
     good = found.qualities >= min_quality
+    # What has the same digest matches whatever its quality, once, as exact.
     expected = {
-        (paths[q], paths[c], int(gap[q, c]))
+        (paths[q], paths[c], int(gap[q, c]), "near")
         for q, c in zip(*np.nonzero(gap <= radius), strict=True)
-        if good[q] and good[c]
+        if good[q] and good[c] and found.digests[q] != found.digests[c]
+    } | {
+        (paths[q], paths[c], 0, "exact")
+        for q in range(len(paths))
+        for c in range(len(paths))
+        if found.digests[q] == found.digests[c]
     }
     table = index.search(found, radius, min_quality=min_quality).to_arrow()
-    rows = list(
-        zip(*(table[name].to_pylist() for name in ("query", "key", "distance")), strict=True)
-    )
+    names = ("query", "key", "distance", "match")
+    rows = list(zip(*(table[name].to_pylist() for name in names), strict=True))
     assert len(rows) == len(set(rows))
     assert set(rows) == expected
     assert len(expected) > 300
@@ -78,6 +95,10 @@ def test_featureless_pictures_are_kept_and_flagged(index, paths, hashes):
     flat = [path for path in paths if quality[path] < 50]
     assert len(flat) == 11
     matches = index.query(flat)
-    assert len(matches) == 0
+    assert len(matches) == 11
+    assert matches.is_exact.all()
+    assert np.diff(matches.offsets).tolist() == [1] * 11
+    assert set(flat) <= set(matches.to_arrow()["key"].to_pylist())
+    assert index.search(hashes["pdq"].codes[[paths.index(path) for path in flat]]).is_exact.sum() == 0
     assert [failure.stage for failure in matches.failures] == ["quality"] * 11
     assert index.stats()["specs"]["pdq"]["featureless_rows"] == 11

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
 from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
-from nearsearch.media.image import check_readable, decode, sniff
+from nearsearch.media.image import Pictures, check_readable, effective_profile, sniff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -162,15 +162,30 @@ def _picture(
     facts["sha256"] = digest
     for name in wanted.digests:
         facts[name] = hashlib.new(name, data, usedforsecurity=False).hexdigest()
-    codes: dict[str, list[Any]] = {}
-    for profile in dict.fromkeys(spec.profile for spec in wanted.specs):
-        picture = decode(data, profile, max_pixels=wanted.max_pixels)
-        for spec in wanted.specs:
-            if spec.profile == profile:
+    yield {"status": "hashed", **facts, **_seen(data, wanted)}
+
+
+def _seen(data: bytes, wanted: Wanted) -> dict[str, Any]:
+    """Return format, size and codes of the pictures of a file, and what is wrong with it."""
+    by_profile: dict[str, list[Spec]] = {}
+    for spec in wanted.specs:
+        by_profile.setdefault(effective_profile(data, spec.profile), []).append(spec)
+    # By code: a later view that has one which is there already says nothing new.
+    found: dict[str, dict[str, list[Any]]] = {spec.name: {} for spec in wanted.specs}
+    shape = {}
+    for profile, specs in by_profile.items():
+        pictures = Pictures(data, profile, max_pixels=wanted.max_pixels)
+        for picture in pictures:
+            if picture.view == "image":
+                shape = {"width": picture.width, "height": picture.height}
+            for spec in specs:
                 code, quality = hash_pixels(picture.pixels, spec)
-                codes[spec.name] = [["image", None, code.tobytes().hex(), quality]]
-    shape = {"format": picture.format, "width": picture.width, "height": picture.height}
-    yield {"status": "hashed", **facts, **shape, "codes": codes}
+                text = code.tobytes().hex()
+                view = [picture.view, picture.time_ms, text, quality]
+                found[spec.name].setdefault(text, view)
+    problem = {"reason": pictures.problem, "stage": "damaged"} if pictures.problem else {}
+    codes = {name: list(views.values()) for name, views in found.items()}
+    return {"format": pictures.format, **shape, "codes": codes, **problem}
 
 
 def _check_format(path: str, head: bytes) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from nearsearch.errors import MediaError, NotMediaError, UsageError
+from nearsearch.media.frames import MOST, frames_of
+from nearsearch.media.pixels import QUARTER_TURNS, flatten, turn_of
 from nearsearch.spec import PROFILES
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 
 MIN_SIDE: Final = 2048
 """Profile ``luma-2048`` halves a JPEG only while both sides stay at least this long."""
+
+MAX_VIEWS: Final = 64
+"""Pictures of one file that are read if the caller names no number."""
+
+BUDGET: Final = 4
+"""All pictures of one file together may have this many times the pixels that one may have."""
+
+_LATEST: Final = 2**31 - 1  # milliseconds; headers can claim years
 
 # --- what a file is ---------------------------------------------------------------------------
 
@@ -82,7 +92,7 @@ def sniff(data: bytes) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """The first frame of a picture, upright, transparency laid over white.
+    """One picture of a file, upright, transparency laid over white.
 
     Attributes
     ----------
@@ -91,46 +101,212 @@ class Picture:
     width, height
         Size in pixels as displayed, before any reduction inside the decoder, so it may exceed
         the shape of `pixels`.
-    format
-        What `sniff` said.
+    view
+        ``"image"`` for the first, ``"frame"`` for a later one of an animation, ``"page 2"`` for
+        a later one of a TIFF, MPO or HEIC file.
+    time_ms
+        When a later frame appears, in milliseconds after the first; else None.
     """
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
-    format: str
+    view: str
+    time_ms: int | None
 
 
-def decode(data: bytes, profile: str, *, max_pixels: int) -> Picture:
-    """Decode the whole file `data` into the pixels that `profile` (see `spec.PROFILES`) sees.
+class Pictures:
+    """The pictures of one file, to be iterated over once; each is decoded when it is asked for.
+
+    The first is what a viewer shows. Then come the frames of an animation, composed, or the pages:
+    all of them, or if they are more than `max_views`, that many at even distances. Together they
+    may take `BUDGET` times `max_pixels`, those passed over between two frames included.
 
     Pixels equal Pillow's own conversion to RGB (to L, for grey pictures), except that greys of
-    more than 8 bits are scaled, not clipped (see `_deep_to_luma`). Profile ``luma-2048`` takes the
-    luma plane of a JPEG, reduced by the largest of 1/2, 1/4, 1/8 that leaves both sides, divided
-    and not yet rounded up, at 2048 or more.
+    more than 8 bits are scaled, not clipped (see `pixels`), and that APNGs are composed by the
+    PNG specification. Profile ``luma-2048`` takes the luma plane of a JPEG, reduced by the largest
+    of 1/2, 1/4, 1/8 that leaves both sides, divided and not yet rounded up, at 2048 or more.
 
-    Not thread-safe: Pillow's limits and the warning filters are process-wide while it runs.
+    A damaged file gives what can be decoded of it, and `problem` says what is wrong: of the first
+    picture whatever part came out, if that is not all of one colour; of the later ones those that
+    are whole. Damage that a decoder passes over in silence, as libjpeg does with flipped bits
+    inside the coded data, is not noticed.
+
+    Not thread-safe: Pillow's limits and the warning filters are process-wide while it decodes.
+
+    Parameters
+    ----------
+    data
+        The whole file.
+    profile
+        Which pixels to give (see `spec.PROFILES`).
+    max_pixels
+        Limit of one picture's pixels, inclusive.
+    max_views
+        Limit of the number of pictures, at least 1.
+
+    Attributes
+    ----------
+    format
+        What `sniff` said.
+    problem
+        What is wrong with the file as far as it was read: complete after the last picture. None if
+        nothing is.
 
     Raises
     ------
     NotMediaError
         No picture format we know, a video, or a format whose plug-in is not installed.
     MediaError
-        The picture is damaged, truncated, or of more than `max_pixels` pixels. Whatever Pillow
-        raises on hostile bytes ends here, as the cause.
+        While iterating, and before the first picture only: it is of more than `max_pixels` pixels,
+        or nothing can be decoded. Whatever Pillow raises on hostile bytes ends here, as the cause.
     UsageError
         Unknown profile.
     """
-    if profile not in PROFILES:
-        raise UsageError(f"unknown decode profile {profile!r}; known: {', '.join(PROFILES)}")
-    name, plugin = check_readable(data)
-    try:
-        with _pillow_limits(max_pixels):
-            return _decode(data, name, plugin, profile, max_pixels)
-    except MediaError:
-        raise
-    except Exception as exc:
-        raise MediaError(_reason(exc, data, name, max_pixels), "decode") from exc
+
+    def __init__(
+        self, data: bytes, profile: str, *, max_pixels: int, max_views: int = MAX_VIEWS
+    ) -> None:
+        if profile not in PROFILES:
+            raise UsageError(f"unknown decode profile {profile!r}; known: {', '.join(PROFILES)}")
+        self.format, self._plugin = check_readable(data)
+        self.problem: str | None = None
+        self._data, self._profile = data, profile
+        self._max_pixels, self._max_views = max_pixels, max_views
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Decode one picture after the other."""
+        image, first = self._first()
+        size = first.width * first.height
+        left = BUDGET * self._max_pixels - size
+        too_many = f"more than {BUDGET * self._max_pixels:,} pixels in all"
+        failure, n_read = "", 1
+        yield first
+        del first  # its pixels may be half a gigabyte
+        try:
+            with _pillow_limits(self._max_pixels):
+                frames = frames_of(image, self.format, self._data)
+        except Exception as exc:
+            self._note(f"after the first picture: {self._reason(exc)}")
+            return
+        is_page = frames.kind == "page"
+        # The views of a long animation lie among the frames that can be composed at all.
+        reach = frames.count if is_page else min(frames.count, 1 + left // size)
+        for number in self._chosen(frames.first, reach):
+            view = f"page {number + 1}" if is_page else "frame"
+            try:
+                with _pillow_limits(self._max_pixels):
+                    left -= frames.cost(number)
+                    if left < 0:
+                        failure = (
+                            failure or f"more than {BUDGET * self._max_pixels:,} pixels in all"
+                        )
+                        break
+                    shown = frames.show(number)
+                    picture = self._picture(
+                        shown, view, frames.start_ms(number), None if is_page else image
+                    )
+            except Exception as exc:
+                failure = failure or f"{frames.kind} {number + 1}: {self._reason(exc)}"
+                if is_page:
+                    continue
+                break  # later ones build on this one
+            n_read += 1
+            yield picture
+        if reach < frames.count:
+            failure = failure or too_many
+        elif frames.count >= MOST:
+            failure = failure or "the rest was not looked at"
+        elif frames.stated > frames.count:
+            failure = failure or "the rest is missing"
+        if failure:
+            self._note(f"{failure}; {n_read:,} of {frames.stated:,} {frames.kind}s were read")
+
+    def _first(self) -> tuple[Image.Image, Picture]:
+        """Return the file as Pillow opened it, and its first picture."""
+        try:
+            return self._opened(lenient=False)
+        except MediaError:
+            raise
+        except Exception as exc:
+            reason = self._reason(exc)
+            if not isinstance(exc, _TOO_MUCH):
+                with suppress(Exception):
+                    image, picture = self._opened(lenient=True)
+                    # One colour is what a decoder leaves where it decoded nothing.
+                    if (picture.pixels != picture.pixels[0, 0]).any():
+                        self._note(reason)
+                        return image, picture
+            raise MediaError(reason, "decode") from exc
+
+    def _opened(self, *, lenient: bool) -> tuple[Image.Image, Picture]:
+        with _pillow_limits(self._max_pixels, lenient=lenient):
+            # Straight to the plug-in of the sniffed format: no other parser meets these bytes, and
+            # unlike `Image.open` it neither replaces the plug-in's own error nor refuses before
+            # the size is known.
+            factory, _ = Image.OPEN[self._plugin]
+            image: Image.Image = factory(io.BytesIO(self._data), "")
+            return image, self._picture(image, "image", None)
+
+    def _picture(
+        self,
+        image: Image.Image,
+        view: str,
+        time_ms: float | None,
+        animation: Image.Image | None = None,
+    ) -> Picture:
+        """Load and convert what Pillow is at; a frame is turned like its `animation`."""
+        width, height = self._checked_size(image)
+        # A CMYK JPEG has no luma plane to take.
+        luma_only = (
+            self._profile == "luma-2048" and self.format == "JPEG" and image.mode in {"RGB", "L"}
+        )
+        if luma_only:
+            image.draft("L", (MIN_SIDE, MIN_SIDE))
+        try:
+            image.load()
+        except OSError:
+            # libtiff has written what it could before Pillow raises, and no tile is left to do
+            if getattr(image, "tile", None) or not ImageFile.LOAD_TRUNCATED_IMAGES:
+                raise
+        self._checked_size(image)  # again: what libheif decodes need not be what it announced
+        turn = turn_of(animation or image)
+        image = flatten(image)
+        if turn is not None:
+            image = image.transpose(turn)
+        pixels: NDArray[np.uint8] = np.asarray(image)
+        if not luma_only:
+            height, width = pixels.shape[:2]
+        elif turn in QUARTER_TURNS:
+            width, height = height, width
+        if time_ms is not None:
+            time_ms = min(max(round(time_ms), 0), _LATEST)
+        return Picture(pixels, width, height, view, time_ms)
+
+    def _checked_size(self, image: Image.Image) -> tuple[int, int]:
+        width, height = image.size
+        if width * height > self._max_pixels:
+            raise MediaError(
+                f"{width:,} x {height:,} pixels exceed the limit of {self._max_pixels:,}", "decode"
+            )
+        return width, height
+
+    def _chosen(self, first: int, count: int) -> list[int]:
+        """Return the numbers of the later pictures to read, at even distances."""
+        numbers = [first, *(number for number in range(count) if number != first)]
+        n_views = min(count, self._max_views)
+        return [numbers[view * count // n_views] for view in range(1, n_views)]
+
+    def _note(self, problem: str) -> None:
+        self.problem = f"{self.problem}; {problem}" if self.problem else problem
+
+    def _reason(self, exc: Exception) -> str:
+        return _reason(exc, self._data, self.format, self._max_pixels)
+
+
+def effective_profile(data: bytes, profile: str) -> str:
+    """Return the simplest profile with the same pixels of `data`: one decode may do for several."""
+    return profile if sniff(data) == "JPEG" else "full"
 
 
 def check_readable(data: bytes) -> tuple[str, str]:
@@ -152,15 +328,29 @@ def check_readable(data: bytes) -> tuple[str, str]:
     for load_plugins in (Image.preinit, Image.init):  # the common ones first; all take longer
         if plugin not in Image.OPEN:
             load_plugins()
+    if plugin == "HEIF" and plugin not in Image.OPEN:
+        _register_heif()
     if plugin not in Image.OPEN:
         raise MediaError(f"{name} needs a plug-in that is not installed", "decode")
     return name, plugin
 
 
+def _register_heif() -> None:
+    """Let Pillow read HEIC: not before such a file is met, as that loads a decoder more."""
+    try:
+        import pillow_heif
+    except ImportError as exc:
+        reason = (
+            """HEIC needs pillow-heif, which is not installed: pip install "nearsearch[heic]\""""
+        )
+        raise MediaError(reason, "decode") from exc
+    pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
+
+
 @contextmanager
-def _pillow_limits(max_pixels: int) -> Iterator[None]:
+def _pillow_limits(max_pixels: int, *, lenient: bool = False) -> Iterator[None]:
     """Put our limits in place of Pillow's, silence its warnings, and restore all of it."""
-    saved = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+    saved = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, ImageFile.LOAD_TRUNCATED_IMAGES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -169,41 +359,21 @@ def _pillow_limits(max_pixels: int) -> Iterator[None]:
         # Editing histories of some megabytes in a PNG's text are real and harmless; Pillow refuses
         # the whole picture beyond 1 MiB. Its total, 64 MiB, still holds.
         PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = saved
-
-
-def _decode(data: bytes, name: str, plugin: str, profile: str, max_pixels: int) -> Picture:
-    # Straight to the plug-in of the sniffed format: no other parser meets these bytes, and unlike
-    # `Image.open` it neither replaces the plug-in's own error nor refuses before the size is known.
-    factory, _ = Image.OPEN[plugin]
-    image: Image.Image = factory(io.BytesIO(data), "")
-    width, height = image.size
-    if width * height > max_pixels:
-        raise MediaError(
-            f"{width:,} x {height:,} pixels exceed the limit of {max_pixels:,}", "decode"
-        )
-    # A CMYK JPEG has no luma plane to take.
-    luma_only = profile == "luma-2048" and name == "JPEG" and image.mode in {"RGB", "L"}
-    if luma_only:
-        image.draft("L", (MIN_SIDE, MIN_SIDE))
-    image.load()
-    turn = _turn(image)
-    image = _flatten(image)
-    if turn is not None:
-        image = image.transpose(turn)
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    if not luma_only:
-        height, width = pixels.shape[:2]
-    elif turn in _QUARTER_TURNS:
-        width, height = height, width
-    return Picture(pixels, width, height, name)
+            (
+                Image.MAX_IMAGE_PIXELS,
+                PngImagePlugin.MAX_TEXT_CHUNK,
+                ImageFile.LOAD_TRUNCATED_IMAGES,
+            ) = saved
 
 
 def _reason(exc: Exception, data: bytes, name: str, max_pixels: int) -> str:
     """Say what went wrong in words for the report; Pillow's own follow after the colon."""
+    if isinstance(exc, MediaError):
+        return exc.reason
     if isinstance(exc, Image.DecompressionBombWarning | Image.DecompressionBombError):
         return f"more pixels than the limit of {max_pixels:,}"
     if isinstance(exc, MemoryError):
@@ -216,6 +386,13 @@ def _reason(exc: Exception, data: bytes, name: str, max_pixels: int) -> str:
     return f"not readable as {name}: {detail}"
 
 
+_TOO_MUCH: Final = (
+    MemoryError,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
+"""What no leniency helps against."""
+
 _CUT_SHORT: Final = re.compile("truncated|requires a buffer|only got|incomplete", re.IGNORECASE)
 
 
@@ -226,83 +403,3 @@ def _stated_length(data: bytes, name: str) -> int:
     if name == "TIFF":  # the directory often comes last; a missing one reads as an empty one
         return 2 + int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big")
     return 0
-
-
-# --- pixels -----------------------------------------------------------------------------------
-
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_QUARTER_TURNS: Final = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return how to turn a loaded image upright, as its EXIF or XMP asks.
-
-    Not `ImageOps.exif_transpose`: that also rewrites the metadata, and fails where it is broken.
-    """
-    try:
-        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a broken EXIF block must not cost us the picture
-        return None
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Return the loaded `image` in mode L (grey pictures) or RGB, its transparency over white."""
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return Image.fromarray(_deep_to_luma(image))
-    is_grey = image.mode in {"1", "L", "LA", "La"}
-    mode = "L" if is_grey else "RGB"
-    if not image.has_transparency_data:
-        return image if image.mode == mode else image.convert(mode)
-    layer = image.convert("LA" if is_grey else "RGBA")
-    paper = Image.new(mode, image.size, "white")
-    paper.paste(layer, mask=layer.getchannel("A"))
-    return paper
-
-
-def _deep_to_luma(image: Image.Image) -> NDArray[np.uint8]:
-    """Scale a grey picture of more than 8 bits to (h, w) uint8; Pillow's `convert` would clip it.
-
-    16-bit sources are divided by 257, rounded (12-bit ones by 4095 / 255). Other integers and
-    floats say nothing about their range, so their finite values decide: within 0..1 (floats only)
-    times 255; within 0..255 as they are; within 0..65535 as 16 bits; else lowest to 0, highest to
-    255. NaN becomes 0, an infinity the end of the range it points to.
-    """
-    values = np.asarray(image)
-    if image.mode != "F" and (image.mode != "I" or image.format in {"PNG", "PPM"}):
-        white = 4095 if _bits_per_sample(image) == 12 else 65535
-        table = _rescale(np.arange(65536), 0, white)
-        luma = table.take(values, mode="clip")
-        colour_key = image.info.get("transparency")  # PNG's tRNS: one grey means "see through"
-        if colour_key is not None:
-            luma[values == colour_key] = 255
-        return luma
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    if low >= 0 and high <= 65535:
-        low = 0
-        high = 1 if image.mode == "F" and high <= 1 else 255 if high <= 255 else 65535
-    return _rescale(values, low, high)
-
-
-def _rescale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map low..high to 0..255, rounded half to even; beyond is clipped, NaN is 0."""
-    scaled = values.astype(np.float64)  # the one copy; float32 would overflow on its own range
-    np.nan_to_num(scaled, copy=False, nan=low, posinf=high, neginf=low)
-    scaled -= low
-    scaled *= 255  # before the division: 100 of 200 is then 127.5 and not a little less
-    scaled /= high - low or 1
-    return np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
-
-
-def _bits_per_sample(image: Image.Image) -> int | None:
-    """Return TIFF's BitsPerSample: Pillow unpacks 12 bits into 16 without scaling them."""
-    tags = getattr(image, "tag_v2", {})
-    return next(iter(tags.get(258, ())), None)

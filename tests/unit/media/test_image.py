@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps, PngImagePlugin, features
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
 from nearsearch.errors import MediaError, NotMediaError, UsageError
-from nearsearch.media.image import Picture, decode, sniff
+from nearsearch.media.image import Picture, Pictures, sniff
 
 LIMIT = 200_000_000
 ORIENTATION = 0x0112
@@ -36,6 +37,15 @@ def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
+
+
+def decode(data: bytes, profile: str, *, max_pixels: int) -> Picture:
+    """The first picture of a sound file."""
+    pictures = Pictures(data, profile, max_pixels=max_pixels)
+    first = next(iter(pictures))
+    assert pictures.problem is None
+    assert (first.view, first.time_ms) == ("image", None)
+    return first
 
 
 def full(data: bytes) -> Picture:
@@ -177,11 +187,24 @@ def test_files_that_are_no_picture_are_skipped(data: bytes, reason: str) -> None
     assert (caught.value.reason, caught.value.stage) == (reason, "sniff")
 
 
-@pytest.mark.parametrize(("brand", "name"), [(b"heic", "HEIC"), (b"crx ", "CR3")])
-def test_pictures_that_we_cannot_read_have_failed(brand: bytes, name: str) -> None:
-    with pytest.raises(MediaError, match=f"{name} needs a plug-in that is not installed") as caught:
+@pytest.mark.parametrize(
+    ("brand", "reason"),
+    [
+        (
+            b"heic",
+            """HEIC needs pillow-heif, which is not installed: pip install "nearsearch[heic]\"""",
+        ),
+        (b"crx ", "CR3 needs a plug-in that is not installed"),
+    ],
+)
+def test_pictures_that_we_cannot_read_have_failed(
+    brand: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    with pytest.raises(MediaError) as caught:
         full(FTYP + brand)
-    assert caught.value.stage == "decode"
+    assert (caught.value.reason, caught.value.stage) == (reason, "decode")
     assert not isinstance(caught.value, NotMediaError)
 
 
@@ -191,8 +214,9 @@ def test_a_registered_plug_in_opens_heic(monkeypatch: pytest.MonkeyPatch) -> Non
         return PngImagePlugin.PngImageFile(io.BytesIO(encode(RGB, "PNG")), name)
 
     monkeypatch.setitem(Image.OPEN, "HEIF", (open_as_png, None))
-    picture = full(FTYP + b"heic")
-    assert picture.format == "HEIC"
+    pictures = Pictures(FTYP + b"heic", "full", max_pixels=LIMIT)
+    (picture,) = pictures
+    assert pictures.format == "HEIC"
     np.testing.assert_array_equal(picture.pixels, pattern())
 
 
@@ -250,7 +274,8 @@ def test_colour_equals_pillows_own_conversion(name: str) -> None:
     assert picture.pixels.dtype == np.uint8
     assert picture.pixels.flags.c_contiguous
     assert (picture.height, picture.width) == expected.shape[:2]
-    assert picture.format == {"MPO": "JPEG"}.get(name, name.split()[0])
+    pictures = Pictures(data, "full", max_pixels=LIMIT)
+    assert pictures.format == {"MPO": "JPEG"}.get(name, name.split()[0])
 
 
 @pytest.mark.parametrize("name", GREY_SAMPLES)
@@ -601,12 +626,20 @@ def test_an_icon_may_not_hide_a_bomb() -> None:
 
 def test_pillows_own_limits_neither_matter_nor_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+    def unchanged() -> bool:
+        now = PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)
+        return now == before and Image.MAX_IMAGE_PIXELS == 10 and ImageFile.LOAD_TRUNCATED_IMAGES
+
     before = PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)
     assert full(COLOUR_SAMPLES["PNG"]).width == 56
     with pytest.raises(MediaError):
-        full(COLOUR_SAMPLES["PNG"][:-100])
-    assert Image.MAX_IMAGE_PIXELS == 10
-    assert (PngImagePlugin.MAX_TEXT_CHUNK, list(warnings.filters)) == before
+        full(COLOUR_SAMPLES["PNG"][:40])
+    for data in (COLOUR_SAMPLES["MPO"], COLOUR_SAMPLES["PNG"][:-100]):
+        for _ in Pictures(data, "full", max_pixels=LIMIT):
+            assert unchanged()  # also while a picture is used
+    assert unchanged()
 
 
 def test_a_long_text_does_not_cost_the_picture() -> None:
@@ -614,25 +647,9 @@ def test_a_long_text_does_not_cost_the_picture() -> None:
     np.testing.assert_array_equal(full(png(1, 1, 8, 0, b"\0\x2a", text)).pixels, [[42]])
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLES if n not in {"QOI", "PBM"}])
-def test_half_a_file_is_a_failure(name: str) -> None:
-    data = SAMPLES[name]
-    with pytest.raises(MediaError) as caught:
-        full(data[: len(data) // 2])
-    assert not isinstance(caught.value, NotMediaError)
-    assert "0x" not in caught.value.reason  # no memory address: reports must be reproducible
-
-
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF LZW", "PPM"])
-def test_half_a_file_is_called_truncated(name: str) -> None:
-    data = SAMPLES[name]
-    with pytest.raises(MediaError, match=r"^decode: truncated: "):
-        full(data[: len(data) // 2])
-
-
 def test_the_cause_is_kept() -> None:
     with pytest.raises(MediaError) as caught:
-        full(COLOUR_SAMPLES["PNG"][:200])
+        full(COLOUR_SAMPLES["PNG"][:60])
     assert isinstance(caught.value.__cause__, OSError)
 
 
@@ -670,15 +687,17 @@ def test_whatever_a_plug_in_raises_is_a_media_error(
 
 
 def survives(data: bytes) -> None:
-    """Either a picture or a `MediaError`; pytest turns any escaped warning into a failure."""
+    """Pictures or a `MediaError`; pytest turns any escaped warning into a failure."""
     for profile in ("full", "luma-2048"):
+        n_pictures = 0
         try:
-            picture = decode(data, profile, max_pixels=1_000_000)
+            for picture in Pictures(data, profile, max_pixels=1_000_000):
+                assert picture.pixels.dtype == np.uint8
+                assert picture.pixels.shape[:2] == (picture.height, picture.width)
+                n_pictures += 1
         except MediaError as error:
             assert error.reason
-        else:
-            assert picture.pixels.dtype == np.uint8
-            assert picture.pixels.shape[:2] == (picture.height, picture.width)
+            assert n_pictures == 0
 
 
 @pytest.mark.parametrize("name", SAMPLES)
