@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
 from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
-from nearsearch.media.image import Pictures, check_readable, effective_profile, sniff
+from nearsearch.media.formats import check_readable, effective_profile, sniff
+from nearsearch.media.image import Pictures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

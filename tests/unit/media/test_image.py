@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, features
 
 from nearsearch.errors import MediaError, NotMediaError, UsageError
-from nearsearch.media.image import Picture, Pictures, sniff
+from nearsearch.media.formats import sniff
+from nearsearch.media.image import Picture, Pictures
 
 LIMIT = 200_000_000
 ORIENTATION = 0x0112
