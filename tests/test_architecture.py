@@ -39,6 +39,7 @@ FLOORS = [
         "store.tombstones",
         "store.ring",
         "store.shard",
+        "store.digests",
         "store.build",
         "store.compaction",
         "store.seen",
@@ -55,21 +56,40 @@ FLOORS = [
         "store.verify",
         "store.repair",
         "media",
+        "media.formats",
+        "media.pixels",
+        "media.apng",
+        "media.frames",
         "media.image",
-        "media.fingerprint",
         "media.streams",
         "media.zips",
         "media.tars",
         "media.archives",
         "media.containers",
+        "media.fingerprint",
         "media.worker",
     ],
-    ["where", "workers", "ingest", "records", "intake", "search", "writer", "index", "synthetic"],
+    [
+        "where",
+        "workers",
+        "ingest",
+        "hashes",
+        "records",
+        "intake",
+        "search",
+        "answers",
+        "session",
+        "writer",
+        "index",
+        "synthetic",
+    ],
     [
         "",
         "cli.output",
+        "cli.limits",
         "cli.writing",
         "cli.add",
+        "cli.hash",
         "cli.query",
         "cli.inspect",
         "cli.change",
@@ -85,7 +105,8 @@ RANK = {
 }
 
 # Library to the modules that may import it. The imagehash package takes PIL pictures, and
-# synthetic pictures are drawn and encoded with PIL; all decoding is in media.image.
+# synthetic pictures are drawn and encoded with PIL; all decoding is in media.image and what
+# it stands on.
 HOMES = {
     "numba": {
         "kernels.jit",
@@ -94,13 +115,20 @@ HOMES = {
         "kernels.perceptual",
         "kernels.ring",
     },
-    "PIL": {"media.image", "hashers.imagehash_family", "synthetic"},
+    "PIL": {
+        "media.formats",
+        "media.pixels",
+        "media.apng",
+        "media.image",
+        "hashers.imagehash_family",
+        "synthetic",
+    },
     "imagehash": {"hashers.imagehash_family"},
     "faiss": {"store.shard", "search", "cli.demo"},
     "fcntl": {"store.fs"},
     "mmap": {"store.fs"},
     "subprocess": {"workers"},
-    "rich": {"cli.output", "cli.add", "cli.query", "cli.inspect", "cli.demo"},
+    "rich": {"cli.output", "cli.limits", "cli.query", "cli.inspect", "cli.demo"},
     "argparse": {"cli", "cli.add", "cli.query", "cli.inspect", "cli.demo"},
 }
 BANNED = {"pickle", "marshal", "shelve", "socketserver", "urllib", "http", "requests"}

@@ -1,6 +1,7 @@
 """The documents say what the code does."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -95,6 +96,7 @@ def test_format_page_reads_an_index(folder):
         ("items.arrow", "ITEMS"),
         ("members.arrow", "MEMBERS"),
         ("keys.arrow", "KEYS"),
+        ("digests.arrow", "PREFIXES"),
         ("<spec>.rows.arrow", "ROWS"),
         ("tombstones", "TOMBSTONES"),
     ],
@@ -103,8 +105,67 @@ def test_format_page_has_the_schemas(heading, name):
     from nearsearch.store import schema
 
     section = FORMAT.split(f"### {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
-    rows = re.findall(r"^\| (\w+) \| (.+?) \| .+ \|$", section, re.MULTILINE)[1:]
-    assert rows == [(field.name, str(field.type)) for field in getattr(schema, name)]
+    tables = [
+        re.findall(r"^\| (\w+) \| (.+?) \| .+ \|$", table, re.MULTILINE)[1:]
+        for table in re.findall(r"(?:^\|.+\n)+", section, re.MULTILINE)
+    ]
+    schemas = [getattr(schema, name), *([schema.DIGESTS] if name == "ITEMS" else [])]
+    assert tables == [[(field.name, str(field.type)) for field in fields] for fields in schemas]
+
+
+def test_format_page_has_every_kind_of_item():
+    from nearsearch.store import schema
+
+    section = FORMAT.split("### items.arrow\n")[1].split("\n### ")[0]
+    for kind in (schema.IMAGE, schema.RECORD, schema.UNHASHED, schema.NOTHING):
+        assert f"`{kind}`" in section
+
+
+def test_format_page_has_the_ids_of_items(tmp_path):
+    """Computed as the page says, from what the page says they are made of."""
+    import nearsearch as ns
+    from nearsearch.store import manifest as manifests
+    from nearsearch.store.shard import open_shard
+
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff cut")
+    (tmp_path / "note.txt").write_text("not read")
+    code, md5, sha1 = bytes([0xAB] * 32), bytes([1] * 16), bytes([2] * 20)
+    with ns.Writer.open(tmp_path / "i.ns", create=True) as writer:
+        writer.add_files([tmp_path / "cut.jpg", tmp_path / "note.txt"])
+        writer.add_codes([code.hex()], keys=["code"])
+        writer.add_codes([code.hex()], keys=["both"], digests={"md5": [md5]})
+        writer.add_digests({"sha1": [sha1]}, keys=["digest"])
+    manifest = manifests.read_current(tmp_path / "i.ns")
+    (entry,) = manifest.shards
+    shard = open_shard(tmp_path / "i.ns", entry, manifest.columns)
+    members = shard.members.select(["key", "item_id"]).to_pylist()
+    found = {Path(row["key"]).name: row["item_id"] for row in members}
+    kinds = dict(zip(shard.item_ids.tolist(), shard.items["kind"].to_pylist(), strict=True))
+    assert {name: kinds.get(item.rstrip(b"\0")) for name, item in found.items()} == {
+        "cut.jpg": "unhashed",
+        "note.txt": "nothing",
+        "code": "record",
+        "both": "record",
+        "digest": "record",
+    }
+
+    def blake2b(data: bytes, person: bytes, salt: bytes = b"") -> bytes:
+        assert person.decode() in FORMAT.replace("\n", " ")
+        return hashlib.blake2b(data, digest_size=32, person=person, salt=salt).digest()
+
+    quality = (-1).to_bytes(8, "little", signed=True)
+    own, nothing = blake2b(code + quality, b"nearsearch code", b"pdq-256/1"), bytes(32)
+    sha256 = hashlib.sha256((tmp_path / "cut.jpg").read_bytes()).digest()
+    assert found == {
+        "cut.jpg": blake2b(sha256, b"nearsearch file"),
+        "note.txt": nothing,
+        "code": own,
+        "both": blake2b(own + md5.ljust(32, b"\0") + nothing * 2, b"nearsearch hash"),
+        "digest": blake2b(nothing * 2 + sha1.ljust(32, b"\0") + nothing, b"nearsearch hash"),
+    }
+    digests = shard.digests.to_pylist()
+    assert [row["prefix"] for row in digests] == sorted(row["prefix"] for row in digests)
+    assert int.from_bytes(md5[:8], "big") in {row["prefix"] for row in digests}
 
 
 def test_format_page_has_every_field_of_a_manifest(tmp_path):

@@ -110,19 +110,20 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
     exclude
         A folder that is passed over wherever it is met (the index itself).
     """
-    named = dict.fromkeys(map(os.fsdecode, paths))
+    given = map(os.fsdecode, paths)
+    named = {path.rstrip("/") or path: path for path in reversed([*given])}
     seen: set[str] = set()  # of those only: a tree of a hundred million files needs no memory
     excluded = _identity(exclude)
-    for start in named:
+    for name, start in reversed(named.items()):
         # A stack, not recursion: a tree can be deeper than the interpreter's limit.
         waiting: list[os.DirEntry[str] | None] = [None]
         while waiting:
             entry = waiting.pop()
-            path = entry.path if entry else start
-            if path in named:
-                if path in seen:
+            path, place = (entry.path, entry.path) if entry else (start, name)
+            if place in named:
+                if place in seen:
                     continue
-                seen.add(path)
+                seen.add(place)
             try:
                 status = entry.stat(follow_symlinks=False) if entry else os.stat(path)
                 mode = status.st_mode

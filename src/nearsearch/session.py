@@ -16,11 +16,13 @@ from nearsearch.store import creation, fs, retention
 from nearsearch.store import manifest as manifests
 from nearsearch.store.shard import open_shard
 from nearsearch.store.transaction import Transaction
+from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from nearsearch.store.shard import Shard
+    from nearsearch.workers import Limits
 
 
 class Session:
@@ -40,12 +42,30 @@ class Session:
         base = manifests.read(root, pointer)
         self._begin(base, pointer, [open_shard(root, entry, base.columns) for entry in base.shards])
         self.closed = self.erases = self._continues = False
+        self._pool: tuple[tuple[int | None, Limits | None], WorkerPool] | None = None
 
     def _begin(
         self, manifest: manifests.Manifest, pointer: manifests.Pointer, shards: list[Shard]
     ) -> None:
         self.manifest, self._pointer = manifest, pointer
         self.transaction = Transaction(self.root, manifest, pointer, shards)
+
+    def pool(self, workers: int | None, limits: Limits | None) -> WorkerPool:
+        """Return hashing processes, those of the last call if they are what is asked for.
+
+        They take most of a second to start, which many small contributions should pay once.
+        """
+        wanted = workers, limits
+        if self._pool is None or self._pool[0] != wanted:
+            made = WorkerPool(workers, limits)
+            self._end_processes()
+            self._pool = wanted, made
+        return self._pool[1]
+
+    def _end_processes(self) -> None:
+        if self._pool is not None:
+            self._pool[1].close()
+            self._pool = None
 
     def check_open(self) -> None:
         """Raise `ClosedError` after `close`."""
@@ -95,6 +115,7 @@ class Session:
         if self.closed:
             return
         self.closed = True
+        self._end_processes()
         try:
             self.transaction.discard()
             is_empty = self.manifest.generation == 0

@@ -171,6 +171,7 @@ class WorkerPool:
         )
         again: deque[_Task] = deque()
         wanted = {"specs": [spec.to_json() for spec in specs], "digests": list(digests)}
+        wanted |= asdict(self._limits)  # 20 us, so not for each file
         done = False
         try:
             with selectors.DefaultSelector() as selector:
@@ -209,10 +210,11 @@ class WorkerPool:
             self._workers.remove(worker)
         while True:
             # Those without work first, and new ones, before anything is handed over ahead.
-            idlest = min(self._workers, key=lambda worker: len(worker.tasks), default=None)
-            if idlest is not None and idlest.tasks and len(self._workers) < self._count:
+            with_room = [worker for worker in self._workers if worker.has_room]
+            idlest = min(with_room, key=lambda worker: len(worker.tasks), default=None)
+            if len(self._workers) < self._count and (idlest is None or idlest.tasks):
                 idlest = None
-            if idlest is not None and not idlest.has_room:
+            elif idlest is None:
                 return
             task = again.popleft() if again else next(waiting, None)
             if task is None:
@@ -275,15 +277,12 @@ class _Worker:
 
     def ask(self, task: _Task, wanted: dict[str, Any]) -> None:
         """Hand over one file."""
-        limits = asdict(self._limits)
-        del limits["seconds"], limits["memory"]
         request = {
             # the worker has a folder of its own
             "path": os.path.join(os.getcwd(), task.request.path),
             "known": task.request.known,
             "after": task.after,
             **wanted,
-            **limits,
         }
         if not self.tasks:
             self._set_deadline()

@@ -23,7 +23,6 @@ from nearsearch.store.merging import MergeReport, merge
 from nearsearch.store.repair import check_erasable
 from nearsearch.store.snapshot import Snapshot
 from nearsearch.where import checked
-from nearsearch.workers import WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,7 +186,7 @@ class Writer:
         limits
             What one file may cost.
         workers
-            Number of hashing processes; one a core by default.
+            Number of hashing processes; one a core by default. They run until `close`.
         on_progress
             Called with the account so far, after each file.
 
@@ -222,8 +221,8 @@ class Writer:
         )
         for spec in self.specs:
             check_computable(spec, str(self._session.root))
-        with WorkerPool(workers, limits) as pool:
-            intake.run(walk(paths, exclude=str(self._session.root.resolve())), pool)
+        files = walk(paths, exclude=str(self._session.root.resolve()))
+        intake.run(files, self._session.pool(workers, limits))
         return intake.report
 
     def add_codes(

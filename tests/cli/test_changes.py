@@ -55,7 +55,9 @@ def test_by_contribution(mine, small_index, cli):
     assert rows[0]["distance"] == 0 < rows[1]["distance"]
     assert {row["generation"] for row in rows} == {2}
     ran = cli(*ask)
-    assert ran.out.split()[:6] == ["query", "contribution", "distance", "items", "members", "key"]
+    names = ["query", "contribution", "match", "distance", "items", "members", "key"]
+    assert ran.out.split()[:7] == names
+    assert {row["match"] for row in rows} == {"near"}
     assert ran.err == "2 matches (2 members) for 1 of 1 queries (pdq, generation 2)\n"
     for form in ("csv", "jsonl", "table"):
         ran = cli("query", mine, "--code", "00" * 32, "--by", "contribution", "--format", form)

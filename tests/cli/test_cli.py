@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from nearsearch import Index, Writer, plan
 from nearsearch.store.schema import HIT_COLUMNS
@@ -28,7 +29,7 @@ from nearsearch.version import __version__
 pytestmark = pytest.mark.timeout(120)
 
 FORMATS = ["table", "jsonl", "csv", "arrow"]
-TABLE_COLUMNS = ["query", "distance", "key", "spec", "quality", "contribution", "source"]
+TABLE_COLUMNS = ["query", "match", "distance", "key", "spec", "quality", "contribution", "source"]
 CONTROLS = "\x1b\x07\x9b\u202e\r\t"
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe"
 
@@ -45,7 +46,7 @@ def folder(here, small_index):
     Path("in").mkdir()
     for name in ("a.jpg", "b.jpg", "flat.png"):
         shutil.copy(small_index.pictures / name, "in")
-    Path("in/cut.jpg").write_bytes(Path("in/a.jpg").read_bytes()[:700])
+    Path("in/cut.jpg").write_bytes(Path("in/a.jpg").read_bytes()[:500])
     Path("in/note.txt").write_text("hello")
     return here
 
@@ -65,7 +66,10 @@ def one_clear_line(err: str) -> str:
 
 
 def counts(line: str) -> dict[str, int]:
-    return {key: value for key, value in json.loads(line).items() if value and key != "generation"}
+    facts = json.loads(line)
+    assert facts["paths"] == facts["total"]  # no archives
+    left_out = ("generation", "paths", "bytes")
+    return {key: value for key, value in facts.items() if value and key not in left_out}
 
 
 def table_rows(out: str) -> list[list[str]]:
@@ -90,7 +94,8 @@ def test_add_accounts_for_every_file_and_names_the_failed(folder, run_cli):
     ran = run_cli("add", "k.ns", "in", "gone.jpg", "--failures", "f.jsonl", "--contribution", "C")
     assert ran.returncode == 1
     assert ran.stdout == (
-        b"6 files: 3 added, 0 replaced, 0 unchanged, 1 skipped, 2 failed (generation 1)\n"
+        b"6 files: 3 added, 0 replaced, 0 unchanged, 0 duplicate, 1 skipped, 2 failed"
+        b" (generation 1)\n"
     )
     told = sorted(ran.stderr.decode().splitlines())
     assert [line.split(": ")[:3] for line in told] == [
@@ -113,20 +118,48 @@ def test_add_accounts_for_every_file_and_names_the_failed(folder, run_cli):
     assert os.stat("k.ns").st_mode & 0o777 == 0o700
 
 
+def test_add_says_what_was_hashed_in_part(folder, cli):
+    half = Path("half.jpg")
+    half.write_bytes(Path("in/a.jpg").read_bytes()[:20_000])
+    ran = cli("add", "k.ns", "half.jpg", "in/a.jpg", "--failures", "f.jsonl")
+    assert ran.code == 0
+    assert ran.out == (
+        "2 files: 2 added, 0 replaced, 0 unchanged, 0 duplicate, 0 skipped, 0 failed"
+        "; 1 hashed in part (generation 1)\n"
+    )
+    (line,) = ran.err.splitlines()
+    assert line.startswith("damaged: half.jpg: damaged: truncated: ")
+    (entry,) = [json.loads(line) for line in Path("f.jsonl").read_text().splitlines()]
+    assert (entry["status"], entry["key"], entry["stage"]) == ("damaged", "half.jpg", "damaged")
+    again = cli("add", "k.ns", "half.jpg", "in/a.jpg", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert counts(again.out) == {"unchanged": 2, "damaged": 1, "total": 2}
+    ran = cli("query", "k.ns", "in/a.jpg", "--format", "jsonl")
+    hits = [json.loads(line) for line in ran.out.splitlines()]
+    assert [(hit["match"], hit["key"]) for hit in hits] == [
+        ("exact", "in/a.jpg"),
+        ("near", "half.jpg"),
+    ]
+    assert hits[1]["problem"].startswith("damaged: truncated: ")
+
+
 def test_add_again_changes_nothing_and_replaces_what_changed(folder, cli, small_index):
     os.unlink("in/cut.jpg")
     first = cli("add", "k.ns", "in", "--json")
     assert first.code == 0
     assert first.err == ""
-    names = ["added", "replaced", "unchanged", "skipped", "failed", "total", "generation"]
-    assert list(json.loads(first.out).items()) == list(
-        zip(names, [3, 0, 0, 1, 0, 4, 1], strict=True)
-    )
+    size = sum(path.stat().st_size for path in Path("in").iterdir())
+    assert list(json.loads(first.out).items()) == [
+        *(("added", 3), ("replaced", 0), ("unchanged", 0), ("duplicate", 0)),
+        *(("skipped", 1), ("failed", 0), ("damaged", 0)),
+        *(("paths", 4), ("bytes", size), ("total", 4), ("generation", 1)),
+    ]
     before = snapshot_of(Path("k.ns"))
     again = cli("add", "k.ns", "in", "--json")
     assert again.code == 0
     assert counts(again.out) == {"unchanged": 3, "skipped": 1, "total": 4}
     assert json.loads(again.out)["generation"] == 1
+    assert json.loads(again.out)["bytes"] == size
     assert snapshot_of(Path("k.ns")) == before
     shutil.copy(small_index.pictures / "c.jpg", "in/a.jpg")
     replaced = cli("add", "k.ns", "in", "--json")
@@ -209,10 +242,12 @@ def test_query_prints_a_table_and_talks_elsewhere(small_index, run_cli):
     ran = run_cli("query", small_index.path, "a.jpg", "d.jpg", cwd=small_index.pictures)
     assert ran.returncode == 0
     first, second, third = table_rows(ran.stdout.decode())
-    assert first == ["a.jpg", "0", "a.jpg", "pdq", "100", "alpha", "NL"]
-    assert [second[0], *second[2:4], *second[5:]] == ["a.jpg", "again.jpg", "pdq", "beta", "DE"]
-    assert 0 < int(second[1]) <= 31
-    assert third == ["d.jpg", "0", "d.jpg", "pdq", "100", "beta", "DE"]
+    # What is found by its digest is the file, not one of its codes: it has no quality.
+    assert first == ["a.jpg", "exact", "0", "a.jpg", "pdq", "alpha", "NL"]
+    assert second[:2] == ["a.jpg", "near"]
+    assert [*second[3:5], *second[6:]] == ["again.jpg", "pdq", "beta", "DE"]
+    assert 0 < int(second[2]) <= 31
+    assert third == ["d.jpg", "exact", "0", "d.jpg", "pdq", "beta", "DE"]
     assert ran.stderr == b"3 matches (3 members) for 2 of 2 queries (pdq, generation 2)\n"
 
 
@@ -244,7 +279,10 @@ def test_query_with_codes(small_index, cli):
     a, d = small_index.codes["a.jpg"], small_index.codes["d.jpg"]
     ran = cli("query", small_index.path, "--code", d, "--code", a.upper(), "--radius", 0)
     assert ran.code == 0
-    assert [row[:3] for row in table_rows(ran.out)] == [[d, "0", "d.jpg"], [a, "0", "a.jpg"]]
+    assert table_rows(ran.out) == [
+        [d, "near", "0", "d.jpg", "pdq", "100", "beta", "DE"],
+        [a, "near", "0", "a.jpg", "pdq", "100", "alpha", "NL"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -332,16 +370,25 @@ def test_query_of_nothing(small_index, cli):
     assert "nothing to ask" in one_clear_line(ran.err)
 
 
-def test_featureless_pictures_match_only_on_request(small_index, cli):
-    flat = small_index.pictures / "flat.png"
+def test_featureless_pictures_match_by_digest_or_on_request(small_index, here, cli):
+    flat = here / "flat.bmp"
+    Image.open(small_index.pictures / "flat.png").save(flat)
     ran = cli("query", small_index.path, flat)
     assert (ran.code, ran.out) == (1, "")
     told, summary = ran.err.splitlines()
     assert told.startswith(f"not asked: {flat}: featureless: quality ")
     assert summary == "0 matches (0 members) for 0 of 1 queries (pdq, generation 2)"
+    same = shutil.copy(small_index.pictures / "flat.png", "same.png")
+    ran = cli("query", small_index.path, same)
+    assert ran.code == 0
+    assert table_rows(ran.out) == [["same.png", "exact", "0", "flat.png", "pdq", "beta", "DE"]]
+    told, summary = ran.err.splitlines()
+    assert told.startswith("not asked: same.png: featureless: quality ")
+    assert summary == "1 matches (1 members) for 1 of 1 queries (pdq, generation 2)"
     ran = cli("query", small_index.path, flat, "--min-quality", "0", "--format", "jsonl")
     assert ran.code == 0
     assert keys(ran) == ["flat.png"]
+    assert json.loads(ran.out)["match"] == "near"
 
 
 def read_line(process: subprocess.Popen[bytes], seconds: float = 30) -> bytes:
@@ -370,7 +417,7 @@ def test_each_line_of_standard_input_is_answered_before_the_next(small_index, st
         if form == "csv" and not answers:
             assert read_line(process).decode().strip() == ",".join(HIT_COLUMNS)
         line = read_line(process).decode()
-        answers.append(json.loads(line)["key"] if form == "jsonl" else line.split(",")[2])
+        answers.append(json.loads(line)["key"] if form == "jsonl" else line.split(",")[3])
     assert answers == ["a.jpg", "d.jpg", "a.jpg"]
     process.stdin.close()
     assert process.wait(30) == 0
@@ -408,7 +455,8 @@ def hostile(tmp_path_factory, small_index):
     with contextlib.chdir(root), Writer.open("h.ns", create=True) as writer:
         for name in NASTY:
             shutil.copy(small_index.pictures / "a.jpg", name)
-        assert writer.add_files(NASTY, contribution="=C").added == len(NASTY)
+        report = writer.add_files(NASTY, contribution="=C")
+        assert (report.added, report.duplicate) == (1, len(NASTY) - 1)
     return root / "h.ns"
 
 
@@ -429,8 +477,11 @@ def test_jsonl_gives_every_column_as_it_is(ask_hostile, small_index):
     assert [row["key"] for row in rows] == sorted(NASTY)
     assert all(tuple(row) == HIT_COLUMNS for row in rows)
     row = rows[0]
-    digest = hashlib.sha256((small_index.pictures / "a.jpg").read_bytes()).hexdigest()
-    assert row["item_id"] == digest
+    data = (small_index.pictures / "a.jpg").read_bytes()
+    for name in ("md5", "sha1", "sha256"):
+        assert row[name] == hashlib.new(name, data).hexdigest()
+    assert row["item_id"] == row["sha256"]
+    assert (row["match"], row["size"], row["problem"]) == ("near", len(data), None)
     assert (row["kind"], row["format"], row["width"], row["height"]) == ("image", "JPEG", 240, 180)
     assert (row["distance"], row["quality"], row["labels"]) == (0, 100, [])
     assert (row["view"], row["time_ms"]) == ("image", None)
@@ -459,12 +510,13 @@ def test_arrow_is_one_stream_of_all_answers(small_index, run_cli):
     assert ran.returncode == 0
     table = pa.ipc.open_stream(ran.stdout).read_all()
     assert tuple(table.schema.names) == HIT_COLUMNS
-    assert table["key"].to_pylist() == ["a.jpg", "again.jpg", "d.jpg", "b.jpg"]
-    assert table["contribution"].to_pylist() == ["alpha", "beta", "beta", "alpha"]
-    assert table["query"].to_pylist() == ["a.jpg", "a.jpg", "d.jpg", "b.jpg"]
+    assert table["key"].to_pylist() == ["a.jpg", "again.jpg", "d.jpg", "flat.png", "b.jpg"]
+    assert table["contribution"].to_pylist() == ["alpha", "beta", "beta", "beta", "alpha"]
+    assert table["query"].to_pylist() == ["a.jpg", "a.jpg", "d.jpg", "flat.png", "b.jpg"]
+    assert table["match"].to_pylist() == ["exact", "near", "exact", "exact", "exact"]
     assert table["distance"].type == pa.uint16()
     distance = table["distance"].to_pylist()
-    assert distance == [0, distance[1], 0, 0]
+    assert distance == [0, distance[1], 0, 0, 0]
 
 
 def test_queries_are_numbered_through(small_index, run_cli):
@@ -476,8 +528,8 @@ def test_queries_are_numbered_through(small_index, run_cli):
     )
     hits = [json.loads(line) for line in ran.stdout.splitlines()]
     numbers = {hit["key"]: hit["query_index"] for hit in hits}
-    assert sorted(numbers) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    assert numbers == {"c.jpg": 0, "a.jpg": 1, "d.jpg": 3, "b.jpg": 4}
+    assert len(hits) == len(numbers) == 5
+    assert numbers == {"c.jpg": 0, "a.jpg": 1, "flat.png": 2, "d.jpg": 3, "b.jpg": 4}
 
 
 def test_arrow_and_csv_without_any_query_can_still_be_read(small_index, run_cli):
@@ -503,8 +555,8 @@ def test_tables_in_a_pipe_are_not_cut_or_folded(here, small_index, cli, monkeypa
     monkeypatch.setenv("COLUMNS", "20")
     assert cli("add", "k.ns", deep).code == 0
     ran = cli("query", "k.ns", deep)
-    ((query, distance, key, *_),) = table_rows(ran.out)
-    assert (query, distance, key) == (deep, "0", deep)
+    ((query, match, distance, key, *_),) = table_rows(ran.out)
+    assert (query, match, distance, key) == (deep, "exact", "0", deep)
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["pipe", "pipe-in-colour"])
@@ -548,7 +600,7 @@ def test_any_name_can_be_added_asked_and_found(here, small_index, cli):
         shutil.copy(small_index.pictures / f"{'abcd'[number % 4]}.jpg", name)
     ran = cli("add", "k.ns", "--json", "--", *NAMES)
     assert (ran.code, ran.err) == (0, "")
-    assert counts(ran.out) == {"added": 6, "total": 6}
+    assert counts(ran.out) == {"added": 4, "duplicate": 2, "total": 6}
     ran = cli("query", "--radius", "0", "--format", "jsonl", "--", "k.ns", *NAMES)
     assert ran.code == 0, ran.err
     hits = [json.loads(line) for line in ran.out.splitlines()]
@@ -646,7 +698,8 @@ def test_add_and_verify_on_a_terminal(folder, cli_environment):
     Path(f"in/{HOSTILE}.jpg").write_text("no picture")
     status, printed = on_terminal(["add", "k.ns", "in"], cli_environment)
     assert status == 1
-    assert b"6 files: 3 added, 0 replaced, 0 unchanged, 1 skipped, 2 failed" in printed
+    account = b"6 files: 3 added, 0 replaced, 0 unchanged, 0 duplicate, 1 skipped, 2 failed"
+    assert account in printed
     for attack in (b"\x1b]0;", b"\x07", "\x9b".encode(), "\u202e".encode()):
         assert attack not in printed
     status, printed = on_terminal(["verify", "k.ns"], cli_environment)
@@ -785,7 +838,7 @@ def test_a_file_that_is_no_index(small_index, cli):
 
 def test_an_index_of_a_later_format(mine, small_index, cli):
     manifest = max(mine.glob("manifest-*.json"))
-    text = manifest.read_text().replace('"format_version": 1', '"format_version": 99')
+    text = manifest.read_text().replace('"format_version": 2', '"format_version": 99')
     body = text.rpartition(',\n"checksum"')[0]
     text = f'{body},\n"checksum": "{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
     manifest.write_text(text)
@@ -796,7 +849,7 @@ def test_an_index_of_a_later_format(mine, small_index, cli):
         ran = cli(*command)
         assert (ran.code, ran.out) == (2, "")
         line = one_clear_line(ran.err)
-        assert "format_version 99, this version reads up to 1" in line
+        assert "format_version 99, this version reads up to 2" in line
         assert "upgrade nearsearch" in line
 
 

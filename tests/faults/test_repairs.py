@@ -26,7 +26,7 @@ from faults.damaged import (
 from faults.disk import Crash, Disk
 
 import nearsearch as ns
-from nearsearch.errors import FormatTooNewError, IndexNotFoundError
+from nearsearch.errors import FormatTooNewError, FormatTooOldError, IndexNotFoundError
 from nearsearch.store import fs
 
 
@@ -107,12 +107,13 @@ def test_a_manifest_with_one_wrong_byte_is_not_believed(root, lie):
     assert result.damage[0].path == str(root / LIVE)
 
 
-def test_a_later_format_is_left_alone(root):
-    value = json.loads((root / LIVE).read_bytes()) | {"format_version": 2}
+@pytest.mark.parametrize(("version", "error"), [(3, FormatTooNewError), (1, FormatTooOldError)])
+def test_another_format_is_left_alone(root, version, error):
+    value = json.loads((root / LIVE).read_bytes()) | {"format_version": version}
     (root / LIVE).write_text(json.dumps(value))
     damage(root, "CURRENT", "missing")
     before = files(root)
-    with pytest.raises(FormatTooNewError):
+    with pytest.raises(error):
         ns.repair(root)
     assert files(root) == before
 

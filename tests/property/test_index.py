@@ -118,16 +118,21 @@ class Machine(RuleBasedStateMachine):
                 writer.add_codes(CODES[numbers], **call)
             return
         report = writer.add_codes(CODES[numbers], **call)
-        added = replaced = 0
+        added = replaced = duplicate = 0
         self.clock += 1
-        for key, content in first.items():
+        known = {member.content for member in state.members.values()}
+        for key in dict.fromkeys(keys):
+            content = first[key]
             new = Member(*content, source, note, self.clock)
             old = state.members.get((contribution, key))
-            added += old is None
+            duplicate += old is None and new.content in known
+            added += old is None and new.content not in known
+            known.add(new.content)
             if old is None or old[:-1] != new[:-1]:
                 replaced += old is not None
                 state.members[contribution, key] = new
-        assert (report.added, report.replaced) == (added, replaced)
+        counts = (report.added, report.replaced, report.duplicate)
+        assert counts == (added, replaced, duplicate)
         assert report.total == len(batch)
 
     @rule(batch=records, contribution=contributions, source=sources, note=notes)

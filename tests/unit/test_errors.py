@@ -49,6 +49,20 @@ CASES = [
         (errors.UsageError, ValueError),
     ),
     Case(
+        errors.DigestError,
+        ("sha1", "xyz"),
+        {"kind": "sha1", "value": "xyz"},
+        ("sha1", "expected 40 hexadecimal digits", "got 'xyz'"),
+        (errors.UsageError, ValueError),
+    ),
+    Case(
+        errors.DigestError,
+        (None, b"\n"),
+        {"kind": None, "value": b"\n"},
+        ("digest", "expected 32, 40 or 64 hexadecimal digits", r"got b'\n'"),
+        (errors.UsageError, ValueError),
+    ),
+    Case(
         errors.DuplicateKeyError,
         ("a\n.jpg", "NL-0042"),
         {"key": "a\n.jpg", "contribution": "NL-0042"},
@@ -151,6 +165,16 @@ CASES = [
         (Path("known.ns/manifest-000001.json"), 9, 1),
         {"path": "known.ns/manifest-000001.json", "found": 9, "supported": 1},
         ("manifest-000001.json", "format_version 9", "up to 1", "upgrade nearsearch"),
+        (errors.FormatError,),
+    ),
+    Case(
+        errors.FormatTooOldError,
+        (Path("known.ns/manifest-000001.json"), 1, 2),
+        {"path": "known.ns/manifest-000001.json", "found": 1, "supported": 2},
+        (
+            *("manifest-000001.json", "format_version 1", "this version reads 2"),
+            "add the files again, to a new index",
+        ),
         (errors.FormatError,),
     ),
     Case(

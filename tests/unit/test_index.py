@@ -139,7 +139,15 @@ def test_no_index(tmp_path):
 
 
 def test_hashes_know_their_spec(index):
-    hashes = ns.Hashes(CODES, np.full(5, 100, np.int16), list("abcde"), (), ns.get_spec("pdq"))
+    hashes = ns.Hashes(
+        codes=CODES,
+        qualities=np.full(5, 100, np.int16),
+        file_index=np.arange(5),
+        keys=list("abcde"),
+        digests=[()] * 5,
+        failures=(),
+        spec=ns.get_spec("pdq"),
+    )
     assert len(index.search(hashes, 0, spec="pdq")) == 5
     with pytest.raises(SpecMismatchError):
         index.search(hashes, 0, spec="phash")
@@ -192,7 +200,19 @@ def test_query_of_files(tmp_path):
     assert (report.added, report.failed) == (3, 1)
     with ns.Index.open(tmp_path / "i.ns") as index:
         matches = index.query([*paths, paths[0]])
-        assert np.diff(matches.offsets).tolist() == [2, 2, 0, 0, 2]
+        assert np.diff(matches.offsets).tolist() == [2, 2, 1, 1, 2]
+        assert matches.is_exact.tolist() == [True, False, True, False, True, True, True, False]
+        found = matches.to_arrow().select(["query_index", "match", "key"]).to_pylist()
+        assert [tuple(hit.values()) for hit in found] == [
+            (0, "exact", paths[0]),
+            (0, "near", paths[1]),
+            (1, "exact", paths[1]),
+            (1, "near", paths[0]),
+            (2, "exact", paths[2]),
+            (3, "exact", paths[3]),
+            (4, "exact", paths[0]),
+            (4, "near", paths[1]),
+        ]
         assert [(f.key, f.stage) for f in matches.failures] == [
             (paths[3], "decode"),
             (paths[2], "quality"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import subprocess
@@ -19,7 +20,8 @@ from nearsearch import Limits, hash_files
 from nearsearch.errors import UnknownSpecError, UsageError
 from nearsearch.ingest import IngestReport, key_of, walk
 from nearsearch.matches import Failure
-from nearsearch.media.fingerprint import fingerprint
+from nearsearch.media.containers import Bounds
+from nearsearch.media.fingerprint import Wanted, outcomes
 from nearsearch.spec import get_spec
 from nearsearch.workers import WorkerPool
 
@@ -42,9 +44,11 @@ def found(*paths, **options) -> list[str]:
 
 def not_found(*paths, **options) -> list[tuple]:
     files = [file for file in walk(paths, **options) if file.failure is not None]
-    assert all(file.size == file.mtime_ns == 0 for file in files)
+    assert all(file.size is file.mtime_ns is None for file in files)
     assert all(file.failure.key == file.key for file in files)
-    return [(file.path, file.status, file.failure.reason, file.failure.stage) for file in files]
+    return [
+        (file.path, file.failure.status, file.failure.reason, file.failure.stage) for file in files
+    ]
 
 
 # --- walk -------------------------------------------------------------------------------------
@@ -62,7 +66,7 @@ def test_a_found_file_has_its_key_size_and_time(here):
     make("a.jpg")
     os.utime("a.jpg", ns=(1, 1_700_000_000_123_456_789))
     (file,) = walk(["a.jpg"])
-    assert file == ("a.jpg", "a.jpg", 5, 1_700_000_000_123_456_789, "found", None)
+    assert file == ("a.jpg", "a.jpg", 5, 1_700_000_000_123_456_789, None)
 
 
 def test_paths_may_be_text_bytes_or_path_objects(here):
@@ -73,6 +77,7 @@ def test_paths_may_be_text_bytes_or_path_objects(here):
 def test_a_path_given_twice_is_found_once(here):
     make("a/b.jpg", "a/c.jpg")
     assert found("a", "a", b"a", "a/b.jpg", Path("a/c.jpg")) == ["a/b.jpg", "a/c.jpg"]
+    assert found("a", "a/") == found("a/", "a") == ["a/b.jpg", "a/c.jpg"]
     assert not_found("gone", "gone") == [("gone", "failed", "No such file or directory", "read")]
 
 
@@ -144,14 +149,14 @@ def test_pipes_sockets_and_devices_are_skipped_not_opened(here):
 
 def test_a_folder_that_cannot_be_read_has_failed_and_the_rest_goes_on(here, monkeypatch):
     make("a/1.jpg", "b/2.jpg", "c/3.jpg")
-    listdir = os.listdir
+    scandir = os.scandir
 
     def refuse(path):
         if path == "./b":
             raise PermissionError(errno.EACCES, "Permission denied", path)
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr("nearsearch.ingest.os.listdir", refuse)
+    monkeypatch.setattr("nearsearch.ingest.os.scandir", refuse)
     assert found(".") == ["./a/1.jpg", "./c/3.jpg"]
     assert not_found(".") == [("./b", "failed", "Permission denied", "read")]
 
@@ -163,10 +168,10 @@ def test_what_vanishes_during_the_walk_has_failed(here):
     os.unlink("a/2.jpg")
     os.unlink("a/sub/3.jpg")
     os.rmdir("a/sub")
-    assert [(file.path, file.status) for file in files] == [
+    assert [(file.path, file.failure and file.failure.status) for file in files] == [
         ("a/2.jpg", "failed"),
         ("a/sub", "failed"),
-        ("b.jpg", "found"),
+        ("b.jpg", None),
     ]
 
 
@@ -176,7 +181,7 @@ def test_a_folder_that_vanishes_before_it_is_listed_has_failed(here, monkeypatch
     def vanish(path):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
 
-    monkeypatch.setattr("nearsearch.ingest.os.listdir", vanish)
+    monkeypatch.setattr("nearsearch.ingest.os.scandir", vanish)
     assert not_found("a") == [("a", "failed", "No such file or directory", "read")]
 
 
@@ -243,7 +248,7 @@ def test_a_path_that_no_system_has_is_one_failure(here):
     """From a caller's list; the files before and after it still count."""
     make("a.jpg", "b.jpg")
     files = list(walk(["a.jpg", "null\0byte", "b.jpg"]))
-    assert [file.status for file in files] == ["found", "failed", "found"]
+    assert [file.failure and file.failure.status for file in files] == [None, "failed", None]
 
 
 # --- key_of -----------------------------------------------------------------------------------
@@ -309,25 +314,36 @@ def test_two_names_never_share_a_key(one, other):
 
 
 def test_the_account_adds_up():
-    report = IngestReport(added=1, replaced=20, unchanged=300)
-    report.add_failure("skipped", Failure("a.txt", "no known picture format", "sniff"))
-    for number in range(2):
-        report.add_failure("failed", Failure(f"{number}.jpg", "truncated", "decode"))
-    assert report.total == 1 + 20 + 300 + 1 + 2
+    report = IngestReport(added=1, replaced=20, unchanged=300, duplicate=4000)
+    report.paths, report.bytes = 77, 12345
+    report.add_failure(Failure("a.txt", "no known picture format", "sniff"))
+    report.add_failure(Failure("link", "a symbolic link", "walk"))
+    for number, stage in enumerate(("read", "decode", "hash", "worker")):
+        report.add_failure(Failure(f"{number}.jpg", "truncated", stage))
+    for number in range(3):  # hashed in part: counted above
+        report.add_failure(Failure(f"half-{number}.jpg", "truncated", "damaged"))
+    assert report.total == 1 + 20 + 300 + 4000 + 2 + 4
     assert report.to_json() == {
         "added": 1,
         "replaced": 20,
         "unchanged": 300,
-        "skipped": 1,
-        "failed": 2,
-        "total": 324,
+        "duplicate": 4000,
+        "skipped": 2,
+        "failed": 4,
+        "damaged": 3,
+        "paths": 77,
+        "bytes": 12345,
+        "total": 4327,
     }
-    assert [failure.key for failure in report.failures] == ["a.txt", "0.jpg", "1.jpg"]
+    assert [failure.key for failure in report.failures] == [
+        *("a.txt", "link", "0.jpg", "1.jpg", "2.jpg", "3.jpg"),
+        *("half-0.jpg", "half-1.jpg", "half-2.jpg"),
+    ]
 
 
 def test_an_account_starts_empty_and_is_its_own():
     first, second = IngestReport(), IngestReport()
-    first.add_failure("failed", Failure("k", "r", "read"))
+    first.add_failure(Failure("k", "r", "read"))
     assert second == IngestReport()
     assert second.total == 0
     assert second.failures == []
@@ -368,9 +384,17 @@ PDQ = get_spec("pdq")
 
 
 def truth(path: str, spec=PDQ) -> tuple[bytes, int]:
-    found = fingerprint(path, [spec], max_pixels=10**9, max_bytes=10**9)
-    code, quality = found.codes[spec.name]
+    bounds = Bounds(max_bytes=10**9)
+    wanted = Wanted(specs=[spec], digests=[], max_pixels=10**9, bounds=bounds)
+    (found,) = outcomes(path, wanted)
+    ((view, time_ms, code, quality),) = found["codes"][spec.name]
+    assert (view, time_ms) == ("image", None)
     return bytes.fromhex(code), quality
+
+
+def digests(path: str) -> list[bytes]:
+    data = Path(path).read_bytes()
+    return [hashlib.new(name, data).digest() for name in ("md5", "sha1", "sha256")]
 
 
 def test_codes_come_in_the_order_of_the_files(pictures, pool):
@@ -383,6 +407,8 @@ def test_codes_come_in_the_order_of_the_files(pictures, pool):
     assert (hashes.codes.shape, hashes.codes.dtype) == ((4, 32), np.uint8)
     assert hashes.qualities.dtype == np.int16
     assert hashes.qualities[2] < 50 <= min(hashes.qualities[[0, 1, 3]])
+    assert (hashes.file_index.tolist(), hashes.file_index.dtype) == ([0, 1, 2, 3], np.int64)
+    assert list(map(list, hashes.digests)) == [digests(name) for name in names]
     assert list(hashes.keys) == names
     assert hashes.failures == ()
     assert hashes.spec == PDQ
@@ -393,17 +419,27 @@ def test_a_file_may_stand_in_the_list_several_times(pictures, pool):
         ["0.png", "cut.jpg", b"0.png", "1.png", Path("0.png"), "cut.jpg"], pool=pool
     )
     assert list(hashes.keys) == ["0.png", "cut.jpg", "0.png", "1.png", "0.png", "cut.jpg"]
-    assert (hashes.codes[0] == hashes.codes[2]).all()
-    assert (hashes.codes[0] == hashes.codes[4]).all()
-    assert (hashes.qualities < 0).tolist() == [False, True, False, False, False, True]
+    assert hashes.file_index.tolist() == [0, 2, 3, 4]
+    assert [code.tobytes() for code in hashes.codes] == [
+        truth(f"{name}.png")[0] for name in (0, 0, 1, 0)
+    ]
+    assert (hashes.qualities >= 0).all()
+    assert hashes.digests[0] == hashes.digests[2] == hashes.digests[4] == digests("0.png")
+    assert hashes.digests[1] == hashes.digests[5] == digests("cut.jpg")
     assert [failure.key for failure in hashes.failures] == ["cut.jpg", "cut.jpg"]
 
 
-def test_failures_are_listed_in_order_and_leave_zeros(pictures, pool):
+def test_failures_are_listed_in_order_and_have_no_codes(pictures, pool):
     names = ["gone.jpg", "0.png", "note.txt", "cut.jpg", ".", "pipe.jpg", "empty.jpg", "liar.jpg"]
     hashes = hash_files(names, pool=pool)
-    assert hashes.qualities.tolist() == [-1, truth("0.png")[1], -1, -1, -1, -1, -1, -1]
-    assert not hashes.codes[[0, 2, 3, 4, 5, 6, 7]].any()
+    assert list(hashes.keys) == names
+    assert hashes.file_index.tolist() == [1]
+    assert [(c.tobytes(), q) for c, q in zip(hashes.codes, hashes.qualities, strict=True)] == [
+        truth("0.png")
+    ]
+    # Those that were read to their end have digests.
+    read = {"0.png", "cut.jpg"}
+    assert list(map(list, hashes.digests)) == [digests(n) if n in read else [] for n in names]
     assert [(failure.key, failure.stage) for failure in hashes.failures] == [
         ("gone.jpg", "read"),
         ("note.txt", "sniff"),
@@ -423,8 +459,8 @@ def test_an_empty_list_starts_no_process(processes):
     before = processes()
     hashes = hash_files([])
     assert hashes.codes.shape == (0, 32)
-    assert hashes.qualities.shape == (0,)
-    assert list(hashes.keys) == []
+    assert hashes.qualities.shape == hashes.file_index.shape == (0,)
+    assert list(hashes.keys) == list(hashes.digests) == []
     assert hashes.failures == ()
     assert processes() == before
 
@@ -439,7 +475,8 @@ def test_other_specs(pictures, pool):
 def test_names_that_are_not_utf8(pictures, pool):
     hashes = hash_files([b"caf\xe9.png", b"gone\xe9.png"], pool=pool)
     assert list(hashes.keys) == [r"caf\xe9.png", r"gone\xe9.png"]
-    assert hashes.codes[0].tobytes() == truth(os.fsdecode(b"caf\xe9.png"))[0]
+    assert [code.tobytes() for code in hashes.codes] == [truth(os.fsdecode(b"caf\xe9.png"))[0]]
+    assert hashes.file_index.tolist() == [0]
     assert hashes.failures == (Failure(r"gone\xe9.png", "No such file or directory", "read"),)
 
 
@@ -483,7 +520,8 @@ def test_processes_of_its_own_end_with_the_call_and_obey_the_limits(pictures, pr
     before = processes()
     hashes = hash_files(["0.png", "flat.png"], limits=Limits(max_pixels=5000))
     assert processes() == before
-    assert hashes.qualities[0] == -1
+    assert hashes.file_index.tolist() == [1]
+    assert [code.tobytes() for code in hashes.codes] == [truth("flat.png")[0]]
     assert [(failure.key, failure.stage) for failure in hashes.failures] == [("0.png", "decode")]
     assert "100 x 80 pixels exceed the limit of 5,000" in hashes.failures[0].reason
 

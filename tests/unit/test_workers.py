@@ -7,6 +7,7 @@ it starts in an instant, and hangs and crashes on demand. The last part uses the
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import signal
 import time
@@ -20,7 +21,7 @@ from nearsearch import Limits, workers
 from nearsearch.errors import UsageError, WorkerStartError
 from nearsearch.spec import get_spec
 from nearsearch.version import __version__
-from nearsearch.workers import Answer, WorkerPool
+from nearsearch.workers import Answer, Request, WorkerPool
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,6 +48,11 @@ for line in sys.stdin:
         time.sleep(float(rest))
     elif verb == "kill":
         os.kill(os.getpid(), int(rest))
+    elif verb == "fickle":
+        with open(request["path"], "a+") as tries:
+            tries.write("x")
+            if tries.tell() <= int(rest):
+                os.kill(os.getpid(), signal.SIGKILL)
     elif verb == "exit":
         sys.exit(int(rest))
     elif verb == "say":
@@ -114,9 +120,23 @@ def test_every_path_has_one_answer_in_whatever_order_they_come(pool):
     } == {path: path for path in paths}
 
 
-def test_slow_files_do_not_hold_up_the_others(pool):
+def test_a_slow_file_holds_up_only_the_one_that_was_handed_over_with_it(pool):
     answers = [answer.path for answer in pool.map(["slow:0.3", *map(str, range(20))], [PDQ])]
-    assert answers[-1] == "slow:0.3"
+    assert answers[-2:] == ["slow:0.3", "1"]
+
+
+def test_of_small_files_sixteen_are_handed_over_ahead(pool):
+    """The two processes get them in turn, the slow file's process those of odd number."""
+    small = [Request(str(number), 100) for number in range(60)]
+    answers = [answer.path for answer in pool.map([Request("slow:0.3", 100), *small], [PDQ])]
+    assert answers[-17:] == ["slow:0.3", *map(str, range(1, 32, 2))]
+    assert sorted(answers[:-17], key=int) == [str(n) for n in range(60) if n > 31 or n % 2 == 0]
+
+
+def test_what_is_handed_over_ahead_is_a_megabyte_at_most(pool):
+    files = [Request(str(number), 1 << 18) for number in range(20)]
+    answers = [answer.path for answer in pool.map([Request("slow:0.3", 1 << 30), *files], [PDQ])]
+    assert answers[-5:] == ["slow:0.3", "1", "3", "5", "7"]
 
 
 def test_thousands_of_small_requests(stand_in):
@@ -128,18 +148,28 @@ def test_thousands_of_small_requests(stand_in):
 
 def test_the_request_holds_the_path_the_specs_and_the_limits(stand_in):
     path = os.fsdecode(b"caf\xe9\n\x1b.jpg")
-    with WorkerPool(1, Limits(max_pixels=7, max_bytes=8)) as pool:
+    limits = Limits(max_pixels=7, max_bytes=8, max_members=9, max_depth=10, max_expansion=11)
+    with WorkerPool(1, limits) as pool:
         (answer,) = pool.map([path], [PDQ, get_spec("phash-256")])
-    request = answer.facts["request"]
-    assert answer.path == path
+        (other,) = pool.map([Request(path, 5, "ab" * 32)], [PDQ], ["sha1"])
+    request = other.facts["request"]
+    assert (other.path, other.number) == (path, 0)
     assert request["path"] == os.path.join(os.getcwd(), path)
-    assert (request["max_pixels"], request["max_bytes"]) == (7, 8)
+    assert (request["known"], request["digests"]) == ("ab" * 32, ["sha1"])
+    assert request["specs"] == [PDQ.to_json()]
+    request = answer.facts["request"]
+    assert (answer.path, answer.number) == (path, 0)
+    assert request["path"] == os.path.join(os.getcwd(), path)
+    assert request["known"] is request["after"] is None
+    limits = ("max_pixels", "max_bytes", "max_members", "max_depth", "max_expansion")
+    assert [request[name] for name in limits] == [7, 8, 9, 10, 11]
+    assert request["digests"] == ["md5", "sha1"]
     assert request["specs"] == [PDQ.to_json(), get_spec("phash-256").to_json()]
 
 
 def test_skipped_is_passed_on(pool):
     (answer,) = pool.map(["skip:"], [PDQ])
-    assert answer == Answer("skip:", "skipped", {"reason": "a text", "stage": "sniff"})
+    assert answer == Answer("skip:", "skipped", {"reason": "a text", "stage": "sniff"}, None, 0)
 
 
 def test_another_nearsearch_is_refused(monkeypatch):
@@ -239,6 +269,9 @@ def test_a_pool_without_processes_would_answer_nothing(count):
         {"max_pixels": 0},
         {"max_bytes": -1},
         {"memory": 0},
+        {"max_members": 0},
+        {"max_depth": -1},
+        {"max_expansion": 0},
     ],
     ids=str,
 )
@@ -338,16 +371,29 @@ def test_dead_processes_leave_no_files_open(stand_in, processes):
         assert n_open() == before
 
 
-def test_a_process_killed_from_outside_costs_the_file_it_was_at(pool, processes):
+def test_a_process_killed_from_outside_costs_no_file(pool, processes):
     others = processes()
-    answers = pool.map(["slow:1", "slow:20", "2"], [PDQ])  # by then the other is ready too
+    answers = pool.map(["slow:1", "slow:3", "2"], [PDQ])  # by then the other is ready too
     first = next(answers)
+    assert first.path == "slow:1"
     (at_the_slow_one,) = processes(besides=[*others, first.facts["pid"]])
     os.kill(at_the_slow_one, signal.SIGKILL)
     rest = {answer.path: answer for answer in answers}
-    assert rest.keys() == {"slow:20", "2"}
-    assert reason(rest["slow:20"]) == "the hashing process crashed on it (SIGKILL)"
-    assert rest["2"].status == "hashed"
+    assert {path: answer.status for path, answer in rest.items()} == {
+        "slow:3": "hashed",
+        "2": "hashed",
+    }
+    assert at_the_slow_one not in {answer.facts["pid"] for answer in rest.values()}
+
+
+def test_a_file_that_two_processes_died_at_has_failed(pool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answers = ask(pool, "1", "fickle:1", "2", "fickle:2", "3", "fickle:9")
+    assert [answers[n].status for n in ("1", "2", "3", "fickle:1")] == ["hashed"] * 4
+    for path in ("fickle:2", "fickle:9"):
+        assert reason(answers[path]) == "the hashing process crashed on it (SIGKILL)"
+    tries = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert tries == {"fickle:1": 2, "fickle:2": 2, "fickle:9": 2}
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -455,21 +501,33 @@ def test_the_facts_of_a_picture(real, small_index):
     assert (facts["format"], facts["width"], facts["height"]) == ("JPEG", 240, 180)
     assert facts["size"] == os.stat(path).st_size
     assert facts["mtime_ns"] == os.stat(path).st_mtime_ns
-    assert facts["codes"]["pdq"] == [small_index.codes["a.jpg"], 100]
-    assert len(bytes.fromhex(facts["sha256"])) == 32
+    assert facts["codes"] == {"pdq": [["image", None, small_index.codes["a.jpg"], 100]]}
+    data = Path(path).read_bytes()
+    for name in ("md5", "sha1", "sha256"):
+        assert facts[name] == hashlib.new(name, data).hexdigest()
 
 
 def test_what_is_no_picture(real, tmp_path):
     (tmp_path / "note.txt").write_text("hello")
+    os.utime(tmp_path / "note.txt", ns=(1, 1_700_000_000_123_456_789))
     answers = ask(real, str(tmp_path / "note.txt"), str(tmp_path / "gone.jpg"), "null\0byte")
     by_name = {Path(path).name: answer for path, answer in answers.items()}
     assert by_name["note.txt"][1:] == (
         "skipped",
-        {"reason": "no known picture format", "stage": "sniff"},
+        {
+            "reason": "no known picture format",
+            "stage": "sniff",
+            "size": 5,
+            "mtime_ns": 1_700_000_000_123_456_789,
+        },
+        None,
+        0,
     )
     assert by_name["gone.jpg"][1:] == (
         "failed",
         {"reason": "No such file or directory", "stage": "read"},
+        None,
+        1,
     )
     assert by_name["null\0byte"].status == "failed"
 
@@ -483,19 +541,19 @@ def test_ctrl_c_is_for_the_parent(real, small_index, processes):
     assert after == before
 
 
-def test_what_a_decoder_prints_or_raises_is_not_an_answer(monkeypatch):
-    """The real loop around a decoder that misbehaves as the name asks for."""
+def test_what_a_decoder_prints_or_raises_is_not_an_answer(tmp_path, monkeypatch):
+    """The real loop around a decoder that misbehaves as the file asks for."""
     patch = """
 import os
 import nearsearch.media.fingerprint as module
-def fingerprint(path, specs, **limits):
-    path = os.path.basename(path)
+def Pictures(data, profile, **limits):
+    word = data[3:].decode()
     print('{"status": "hashed"}', flush=True)
     os.write(1, b'libtiff: warning\\n')
-    if path == "interrupt":
+    if word == "interrupt":
         raise RecursionError("too deep")
-    raise {"memory": MemoryError, "bug": ZeroDivisionError}[path]("of C")
-module.fingerprint = fingerprint
+    raise {"memory": MemoryError, "bug": ZeroDivisionError}[word]("of C")
+module.Pictures = Pictures
 """
     encoded = base64.b64encode(patch.encode()).decode()
     command = workers._COMMAND.replace(
@@ -503,16 +561,24 @@ module.fingerprint = fingerprint
         f"import base64; exec(base64.b64decode('{encoded}').decode()); from nearsearch.media",
     )
     monkeypatch.setattr(workers, "_COMMAND", command)
+    monkeypatch.chdir(tmp_path)
+    facts = {}
+    for name in ("memory", "bug", "interrupt"):
+        data = b"\xff\xd8\xff" + name.encode()
+        Path(name).write_bytes(data)
+        facts[name] = {"size": len(data), "mtime_ns": os.stat(name).st_mtime_ns}
+        for digest in ("md5", "sha1", "sha256"):
+            facts[name][digest] = hashlib.new(digest, data).hexdigest()
     with WorkerPool(1) as pool:
         answers = ask(pool, "memory", "bug", "interrupt")
-    assert {path: tuple(answer) for path, answer in answers.items()} == {
-        "memory": ("memory", "failed", {"reason": "out of memory", "stage": "decode"}),
-        "bug": ("bug", "failed", {"reason": "ZeroDivisionError: of C", "stage": "hash"}),
-        "interrupt": (
-            "interrupt",
-            "failed",
-            {"reason": "RecursionError: too deep", "stage": "hash"},
-        ),
+    reasons = {
+        "memory": {"reason": "out of memory", "stage": "decode"},
+        "bug": {"reason": "ZeroDivisionError: of C", "stage": "hash"},
+        "interrupt": {"reason": "RecursionError: too deep", "stage": "hash"},
+    }
+    assert answers == {
+        name: Answer(name, "failed", {**reasons[name], **facts[name]}, None, number)
+        for number, name in enumerate(("memory", "bug", "interrupt"))
     }
 
 

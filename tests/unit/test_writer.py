@@ -97,7 +97,10 @@ def test_codes_of_a_spec_the_index_has_not(writer):
 def test_the_same_picture_from_three_is_one_item(root):
     with ns.Writer.open(root, create=True) as writer:
         for source in ("NL", "DE", "FR"):
-            writer.add_codes(CODES[:1], keys=["x"], contribution=source, source=source)
+            report = writer.add_codes(CODES[:1], keys=["x"], contribution=source, source=source)
+            is_first = source == "NL"
+            assert (report.added, report.duplicate) == (is_first, not is_first)
+            assert report.total == 1
     with ns.Index.open(root) as index:
         stats = index.stats()
         assert (stats["items"], stats["members"], stats["contributions"]) == (1, 3, 3)
@@ -201,7 +204,7 @@ def test_metadata_that_does_not_fit(writer, metadata, error, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"keys": ["a"]}, "expected 2, one a code, got 1"),
+        ({"keys": ["a"]}, "expected 2, one a record, got 1"),
         ({"keys": ["a", None]}, "of which 1 null"),
         ({"keys": ["a", "\udcff"]}, "keys: expected text"),
         ({"keys": [b"\xff", b"a"]}, "keys"),

@@ -46,19 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
-    # argparse gives `query INDEX --option FILE` an empty FILE list, and FILE back as a rest.
-    end = rest.index("--") if "--" in rest else len(rest)
-    if any(word.startswith("-") and word != "-" for word in rest[:end]) or (
-        rest and not hasattr(options, "files")
-    ):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        options.files += rest[:end] + rest[end + 1 :]
     _allow_many_files()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
+        options = _parsed(arguments)
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
@@ -82,6 +73,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return 2
     return status
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse gives `query INDEX --option FILE` an empty FILE list, and FILE back as a rest.
+    end = rest.index("--") if "--" in rest else len(rest)
+    if any(word.startswith("-") and word != "-" for word in rest[:end]) or (
+        rest and not hasattr(options, "files")
+    ):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.files += rest[:end] + rest[end + 1 :]
+    return options
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nearsearch.cli import limits
 from nearsearch.cli.writing import add_options, open_writer
+from nearsearch.errors import UsageError
 from nearsearch.spec import spec_names
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def register(commands: Any) -> None:
 def _digests(text: str) -> tuple[str, ...]:
     names = tuple(name for name in text.lower().split(",") if name != "none")
     if not set(names) <= {"md5", "sha1"}:
-        raise ValueError(text)
+        raise UsageError(f"--digests: expected md5, sha1, both with a comma, or none, got {text!r}")
     return names
 
 

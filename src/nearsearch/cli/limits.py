@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from nearsearch.errors import UsageError
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
@@ -72,14 +74,14 @@ def size(text: str) -> int:
     """Read a number of bytes: ``4096``, ``512K``, ``2G``."""
     match = re.fullmatch(r"(\d+)([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise ValueError(text)
+        raise UsageError(f"expected a number of bytes such as 4096, 512K or 2G, got {text!r}")
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
 def count(text: str) -> int:
-    """Read a number of 1 or more."""
-    if int(text) < 1:
-        raise ValueError(text)
+    """Read a number of processes."""
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--workers: expected a whole number of 1 or more, got {text!r}")
     return int(text)
 
 

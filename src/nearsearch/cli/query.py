@@ -145,9 +145,11 @@ class _Tally:
         from nearsearch.cli.output import printable, talk
 
         for failure in matches.failures:
+            was_asked = failure.status == "damaged"
             word = "not asked" if failure.stage == "quality" else "failed"
+            word = "damaged, asked with what is left" if was_asked else word
             talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}")
-            self.failed += failure.stage != "quality"
+            self.failed += failure.stage != "quality" and not was_asked
         self.found += int((matches.offsets[1:] > matches.offsets[:-1]).sum())
         self.queries += len(matches.queries)
         self._matches += len(matches)

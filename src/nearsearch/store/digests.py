@@ -89,8 +89,9 @@ def find(shard: Shard, digests: Sequence[bytes]) -> tuple[NDArray[np.int64], NDA
             rows.append(row[known])
     position, row = np.concatenate(positions), np.concatenate(rows)
     shown = ~contains(shard.tombstones.hidden_items, row)
-    order = np.lexsort((row[shown], position[shown]))
-    return position[shown][order], row[shown][order]
+    # Once each: other digests of an item may begin with the same bytes, and are entries too.
+    position, row = np.unique(np.stack([position[shown], row[shown]]), axis=1)
+    return position, row
 
 
 def _candidates(

@@ -178,7 +178,8 @@ class Shard:
     def take_items(self, rows: NDArray[np.int64], columns: Sequence[str] | None = None) -> pa.Table:
         """Return rows of `items`, checked as `untrusted.take` does; digests they lack are null."""
         names = [*schema.ITEMS.names, *schema.DIGESTS.names] if columns is None else columns
-        table = self._take("items", rows, [n for n in names if n in self.items.column_names])
+        present = [name for name in names if name in self.items.column_names]
+        table = self._take("items", rows, present or ["item_id"])
         for name in names:
             if name not in table.column_names:
                 field = schema.DIGESTS.field(name)

@@ -108,6 +108,13 @@ class ShardSet:
             self.touch(ids[asked[hidden]])
         return is_new
 
+    def have_members(self, ids: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Tell which items, ascending, have a member that was not removed."""
+        has = np.zeros(len(ids), np.bool_)
+        for opened, asked in self._to_ask(self._seen_items, shard.first_words(ids)):
+            has[asked[opened.members_of(ids[asked])[0]]] = True
+        return has
+
     def _to_ask(
         self, seen: Seen, hashes: NDArray[np.uint64]
     ) -> list[tuple[Shard, NDArray[np.int64]]]:

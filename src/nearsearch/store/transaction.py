@@ -140,15 +140,17 @@ class Transaction:
         if kept.any():
             # Built before anything is buried: a fault on the way must not leave a key without both.
             rows = np.flatnonzero(kept)
-            new = self._new_items(ids, rows)
-            built = self._build(batch, hashes, ids, rows, new)
-            for opened, rows in replaced:
-                self._shards.bury(opened, rows)
+            firsts = self._firsts(ids, rows)
+            new = firsts[self._shards.are_new(ids[firsts])]
+            fresh = firsts[~self._shards.have_members(ids[firsts])]
+            built = self._build(batch, hashes, ids, rows, np.sort(new))
+            for opened, dead in replaced:
+                self._shards.bury(opened, dead)
             self._shards.place(built)
             n_added, n_replaced = (int((status == kind).sum()) for kind in (ADDED, REPLACED))
             self.count("add", n_added, n_replaced, built.members)
             rows = rows[status[rows] == ADDED]
-            status[rows[~np.isin(rows, new)]] = DUPLICATE
+            status[rows[~np.isin(rows, fresh)]] = DUPLICATE
         return status
 
     def count(
@@ -173,12 +175,11 @@ class Transaction:
                 raise MetadataError(name, f"the index has it as {known}, this batch as {kind}")
         self._columns |= new
 
-    def _new_items(self, ids: NDArray[np.bytes_], kept: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the kept records, ascending, that are the first of an item which no shard has."""
+    def _firsts(self, ids: NDArray[np.bytes_], kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the kept records that are the first of their item, in order of item ids."""
         first, _ = codes_module.distinct(ids[kept].view(np.uint8).reshape(len(kept), -1))
-        candidates = kept[first]
-        candidates = candidates[build.order_by_id([ids[candidates]], None)]
-        return np.sort(candidates[self._shards.are_new(ids[candidates])])
+        firsts = kept[first]
+        return firsts[build.order_by_id([ids[firsts]], None)]
 
     def _build(
         self,

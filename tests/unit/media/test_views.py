@@ -13,9 +13,10 @@ from PIL import Image, ImageOps, features
 
 from nearsearch.errors import MediaError
 from nearsearch.media import apng, frames, image
-from nearsearch.media.fingerprint import fingerprint
+from nearsearch.media.containers import Bounds
+from nearsearch.media.fingerprint import Wanted, outcomes
 from nearsearch.media.image import Picture, Pictures
-from nearsearch.spec import get_spec
+from nearsearch.spec import Spec, get_spec
 
 LIMIT = 10_000_000
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
@@ -703,29 +704,36 @@ def test_mutants_give_pictures_or_a_media_error(name: str) -> None:
 # --- codes ------------------------------------------------------------------------------------
 
 
+def wanted(*specs: Spec) -> Wanted:
+    bounds = Bounds(max_bytes=LIMIT)
+    return Wanted(specs=specs, digests=[], max_pixels=LIMIT, bounds=bounds)
+
+
 def test_codes_of_all_views_are_kept_once(tmp_path: Any) -> None:
     still = [SCENES[0], SCENES[1], SCENES[0], SCENES[2]]
     path = tmp_path / "a.png"
     path.write_bytes(animate(still, "PNG", duration=100))
     specs = [get_spec("pdq"), get_spec("phash")]
-    found = fingerprint(str(path), specs, max_pixels=LIMIT, max_bytes=LIMIT)
-    assert found.problem is None
-    assert (found.format, found.width, found.height) == ("PNG", 56, 40)
-    assert [row[:2] for row in found.codes["pdq"]] == [
-        ("image", None),
-        ("frame", 100),
-        ("frame", 300),
+    (found,) = outcomes(str(path), wanted(*specs))
+    assert found["status"] == "hashed"
+    assert not found.keys() & {"reason", "stage"}
+    assert (found["format"], found["width"], found["height"]) == ("PNG", 56, 40)
+    assert [row[:2] for row in found["codes"]["pdq"]] == [
+        ["image", None],
+        ["frame", 100],
+        ["frame", 300],
     ]
-    hexes = [row[2] for row in found.codes["phash"]]
+    hexes = [row[2] for row in found["codes"]["phash"]]
     assert len(set(hexes)) == len(hexes) >= 1
 
 
 def test_a_damaged_file_has_codes_and_a_problem(tmp_path: Any) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(WHOLE["JPEG"][:-900])
-    found = fingerprint(str(path), [get_spec("pdq")], max_pixels=LIMIT, max_bytes=LIMIT)
-    assert found.problem.startswith("truncated: ")
-    assert len(found.codes["pdq"]) == 1
+    (found,) = outcomes(str(path), wanted(get_spec("pdq")))
+    assert (found["status"], found["stage"]) == ("hashed", "damaged")
+    assert found["reason"].startswith("truncated: ")
+    assert len(found["codes"]["pdq"]) == 1
 
 
 def test_one_chunk_walker_reads_what_is_whole() -> None:

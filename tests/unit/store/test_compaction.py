@@ -182,7 +182,7 @@ def test_a_commit_is_one_shard_however_often_it_went_to_disk(tmp_path, monkeypat
         report = writer.add_codes(CODES[:100], keys=[f"k{row}" for row in range(100)])
         assert (report.unchanged, report.added) == (100, 0)
         report = writer.add_codes(CODES[:50], keys=[f"other{row}" for row in range(50)])
-        assert report.added == 50
+        assert (report.added, report.duplicate) == (0, 50)
     assert len(list((root / "shards").iterdir())) == 1
     (only,) = shards(root)
     assert (len(only.items), len(only.members)) == (300, 350)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from nearsearch.errors import CorruptFileError, FormatTooNewError, IndexNotFoundError
+from nearsearch.errors import (
+    CorruptFileError,
+    FormatTooNewError,
+    FormatTooOldError,
+    IndexNotFoundError,
+)
 from nearsearch.spec import get_spec
 from nearsearch.store import manifest as manifests
 from nearsearch.store.files import File
@@ -101,12 +106,21 @@ def test_a_manifest_that_is_not_the_one_that_was_named(tmp_path):
 
 
 def test_a_later_format_is_refused():
-    value = json.loads(MANIFEST.encode()) | {"format_version": 2}
+    value = json.loads(MANIFEST.encode()) | {"format_version": 3}
     with pytest.raises(
-        FormatTooNewError, match="format_version 2, this version reads up to 1"
+        FormatTooNewError, match="format_version 3, this version reads up to 2"
     ) as e:
         manifests.decode(Path("m"), json.dumps(value).encode())
-    assert (e.value.found, e.value.supported) == (2, 1)
+    assert (e.value.found, e.value.supported) == (3, 2)
+
+
+@pytest.mark.parametrize("version", [1, 0, -1])
+def test_an_earlier_format_is_refused(version):
+    value = json.loads(MANIFEST.encode()) | {"format_version": version}
+    words = f"format_version {version}, this version reads 2; add the files again, to a new index"
+    with pytest.raises(FormatTooOldError, match=words) as e:
+        manifests.decode(Path("m"), json.dumps(value).encode())
+    assert (e.value.found, e.value.supported) == (version, 2)
 
 
 OUTSIDE = ["../x", "/etc/passwd", "a/../../b", "a//b", "shards/../../../secret", ""]
