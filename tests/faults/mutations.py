@@ -379,7 +379,7 @@ def bombs(members=100_000):
     """Name to bytes: small files that claim or hold far too much."""
     side = 60_000
     rows = zlib.compress(bytes(side // 8 + 1) * 8)
-    made = {
+    return {
         "claims.png": _header(side, side, 1, 0) + chunk(b"IDAT", rows) + chunk(b"IEND", b""),
         "claims.gif": _gif_claiming(side, side),
         "claims.webp": _webp_claiming(side, side),
@@ -402,4 +402,3 @@ def bombs(members=100_000):
         "more.tar": _tar_claiming(1 << 80),
         "layers.gz": gzip.compress(gzip.compress(gzip.compress(_gzip_of_zeros(2048)))),
     }
-    return made

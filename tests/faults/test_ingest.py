@@ -183,7 +183,9 @@ def test_deadly_files_and_killed_processes_cost_only_the_deadly_files(
     keys = set()
     for place, files in tree.items():
         make = {"zip": zip_of, "tar": mutations.tar_of}.get(place.rpartition(".")[2])
-        write(here / "t", {place: make(files)} if make else {f"{place}/{n}": files[n] for n in files})
+        write(
+            here / "t", {place: make(files)} if make else {f"{place}/{n}": files[n] for n in files}
+        )
         keys |= {f"t/{place}{'!' if make else '/'}{name}" for name in files}
     write(here / "t", {f"{n:03}.png": png(n) for n in range(140)})
     before, killed = processes(), []
@@ -300,6 +302,39 @@ def test_a_killed_run_goes_on_where_it_was(tree, tmp_path, thorough, processes, 
     assert any(0 < size < len(truth.members) for size in sizes), sizes
 
 
+@pytest.mark.xfail(reason="a process at a file that does not end outlives the killed writer")
+def test_no_process_outlives_a_killed_writer(here, processes):
+    write(here / "t", {"a.png": png(0), "hang.png": png(1) + HANG, "z.png": png(2)})
+    process = ingesting.start(order(here, code=DEADLY, tells=True))
+    try:
+        with process.stdout:
+            for _ in range(3):  # that it began, and two files
+                process.stdout.readline()
+            time.sleep(0.5)
+            process.kill()
+            process.wait()
+        assert processes(process.pid, within=5) == []
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.xfail(
+    reason="nothing is committed before 1,024 files are hashed, however long it takes"
+)
+def test_what_is_done_is_committed_while_files_are_slow(here):
+    write(here / "t", {f"{n:03}.png": png(n) for n in range(100)})
+    generations = []
+    with ns.Writer.open("i.ns", create=True) as writer:
+
+        def look(_):
+            time.sleep(0.01)
+            generations.append(writer.generation)
+
+        writer.add_files(["t"], workers=1, commit_every=0.1, on_progress=look)
+        assert generations[-1] > 1
+
+
 def finish(task, index, truth):
     """Run it to its end; the index is as if nothing had happened."""
     (report,) = ingesting.run(task)["reports"]
@@ -333,7 +368,7 @@ def test_neither_order_nor_the_number_of_processes_matters(tree, tmp_path, count
 NAMES = [
     *(b"new\nline.png", b"\x1b[31m.png", b"\r\x08\x7f.png", b"caf\xe9.png", b"\xff\xfe", b"-rf"),
     *(rb"caf\xe9.png", rb"C:\x.png", b" .png ", b"'\"$(x)`.png", b"%s%n{}.png", b"~"),
-    *(b"n" * 251 + b".png", "日" .encode() * 83 + b".png", b"\xed\xa0\x80.png"),
+    *(b"n" * 251 + b".png", "日".encode() * 83 + b".png", b"\xed\xa0\x80.png"),
     *("\u202egnp.exe".encode(), b"same.png", b"SAME.png", b"Same.PNG"),
     *(unicodedata.normalize(form, "é.png").encode() for form in ("NFC", "NFD")),
 ]
@@ -418,8 +453,14 @@ def test_what_must_not_be_read_has_failed(here):
     for path in shut:
         os.chmod(path, 0)
     try:
-        drop = [sys.executable, "-c", f"{_DROP}; import os, sys; os.execv(sys.argv[1], sys.argv[1:])"]
-        probe = subprocess.run([*drop, shutil.which("ls"), "t/shut"], capture_output=True, check=False)
+        drop = [
+            sys.executable,
+            "-c",
+            f"{_DROP}; import os, sys; os.execv(sys.argv[1], sys.argv[1:])",
+        ]
+        probe = subprocess.run(
+            [*drop, shutil.which("ls"), "t/shut"], capture_output=True, check=False
+        )
         if probe.returncode == 0:
             pytest.skip("this user reads everything")
         code = (
@@ -432,7 +473,8 @@ def test_what_must_not_be_read_has_failed(here):
         for key, row in content("i.ns").by_key.items():
             status[key] = row.get("problem", "hashed")
         assert status == {
-            **{"t/a.png": "hashed", "t/z.png": "hashed"},
+            "t/a.png": "hashed",
+            "t/z.png": "hashed",
             **dict.fromkeys(shut, "read: Permission denied"),
         }
     finally:
@@ -505,9 +547,12 @@ def test_files_that_change_while_they_are_read(here, monkeypatch):
     assert problems["t/gone.png"] == "read: No such file or directory"
     assert problems["t/pipe.png"].endswith("not a regular file")
     changed = "read: changed while it was read"
-    for verb in ("grows", "shrinks", "touched"):
+    for verb in ("grows", "touched"):
         for kind in ("png", "zip", "tar"):
             assert problems[f"t/{verb}.{kind}"] == changed, (verb, kind)
+    assert problems["t/shrinks.png"] == changed
+    for kind in ("zip", "tar"):  # or by what is missing at its end
+        assert problems[f"t/shrinks.{kind}"].startswith(("container: ", changed)), kind
     for name in ("first", "swapped", "replaced", "removed"):
         assert problems[f"t/{name}.png"] == "hashed"
     assert ns.verify("i.ns") == []
