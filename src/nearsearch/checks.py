@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import operator
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nearsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    import os
 
 
 def check_name(what: str, text: Any) -> None:
@@ -24,6 +27,14 @@ def check_names(**names: str | None) -> None:
     for what, name in names.items():
         if name is not None:
             check_name(what, name)
+
+
+def file_time(status: os.stat_result) -> int:
+    """Return a file's modification time in nanoseconds since 1970, within 64 bits.
+
+    Some file systems hold times that are millions of years away.
+    """
+    return min(max(status.st_mtime_ns, -(1 << 63)), (1 << 63) - 1)
 
 
 def whole(what: str, value: Any, low: int, high: int) -> int:

@@ -7,6 +7,7 @@ import stat
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nearsearch.checks import file_time
 from nearsearch.errors import UsageError
 from nearsearch.matches import Failure
 
@@ -90,7 +91,10 @@ def key_of(path: str) -> str:
     ``caf\xe9.jpg``; so that no two names share a key, backslashes are doubled in exactly those
     keys that contain ``\x``. All other names are their own keys.
     """
-    raw = os.fsencode(path)
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:  # it is no name that this system can have
+        raw = path.encode("utf-8", "surrogatepass")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -137,10 +141,24 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
                 yield _not_found(path, reason, "read")
                 continue
             if stat.S_ISREG(mode):
-                yield FoundFile(path, key_of(path), status.st_size, status.st_mtime_ns)
+                yield FoundFile(path, _key_beside_archives(path), status.st_size, file_time(status))
             else:
                 kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
                 yield _not_found(path, kind, "walk")
+
+
+def _key_beside_archives(path: str) -> str:
+    r"""Return the key of a file; where it would look like that of a member, ``!`` is ``\x21``.
+
+    So a file named ``x.zip!a.jpg`` beside ``x.zip`` has a key of its own.
+    """
+    key = key_of(path)
+    if "!" in path:
+        ends = [place for place, sign in enumerate(path) if sign == "!"]
+        if any(os.path.isfile(path[:end]) for end in ends):
+            doubled = key if "\\x" in key else key.replace("\\", "\\\\")
+            return doubled.replace("!", "\\x21")
+    return key
 
 
 def _sorted(inside: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -33,15 +34,16 @@ _FILES_A_LOOK: Final = 4096  # of the walk, looked up at a time: 8 us each, 20 i
 _FILES_A_BATCH: Final = 1024  # hashed, taken in at a time: a second or so of two processes
 READ_AGAIN: Final = ("changed", "failed", "all", "rehash")
 """What to read of files that have the size and time they had, each more than the one before."""
-_CONTENTS: Final = re.compile(r"(\d+) files, (\d+) failed, (\d+) skipped")
+_WHAT: Final = ("files", "failed", "skipped", "damaged")
+_CONTENTS: Final = re.compile(r"(\d+) files, (\d+) failed, (\d+) skipped, (\d+) damaged$")
 
 
 @dataclass(slots=True)
 class Intake:
     """Files on their way into an index.
 
-    `transaction` gives the one to add to now; `commit` is called after a batch when `interval`
-    seconds have passed since the last time.
+    `transaction` gives the one to add to now; `commit` is called with it when `interval` seconds
+    have passed since the last time.
     """
 
     transaction: Callable[[], Transaction]
@@ -53,7 +55,7 @@ class Intake:
     commit: Callable[[], object]
     _found: dict[int, FoundFile] = field(default_factory=dict)  # by number of their request
     _batch: dict[str, Answer] = field(default_factory=dict)  # by key
-    _contents: dict[int, list[int]] = field(default_factory=dict)  # files, failed, skipped
+    _contents: dict[int, Counter[str]] = field(default_factory=dict)  # of archives, by status
 
     def run(self, files: Iterator[FoundFile], pool: WorkerPool) -> None:
         """Take in all files; leave the last of them to the caller's commit."""
@@ -61,11 +63,12 @@ class Intake:
         last = time.monotonic()
         for answer in pool.map(self._requests(files), specs, self.marks.digests):
             self._take(answer)
-            if len(self._batch) >= _FILES_A_BATCH:
+            is_time = time.monotonic() - last >= self.interval
+            if is_time or len(self._batch) >= _FILES_A_BATCH:
                 self._add()
-                if time.monotonic() - last >= self.interval:
-                    self.commit()
-                    last = time.monotonic()
+            if is_time:
+                self.commit()
+                last = time.monotonic()
             self.tell(self.report)
         self._add()
         self.tell(self.report)
@@ -126,36 +129,31 @@ class Intake:
         if failure.status == "failed":
             # What could not be read may be readable now, without another time or size.
             return self.read_again == "failed" or failure.stage == "read"
-        has_failed = failure.status == "opened" and _contents(failure)[1] > 0
+        has_failed = failure.status == "opened" and _contents(failure)["failed"] > 0
         return self.read_again == "failed" and has_failed
 
     def _count_again(self, file: FoundFile, failure: Failure) -> None:
         """Count a file as it was, without reading it."""
         self._done(file)
-        if failure.status == "damaged":
-            self.report.unchanged += 1
+        contents = _contents(failure)
+        for status in ("failed", "skipped", "damaged", "unchanged"):
+            setattr(self.report, status, getattr(self.report, status) + contents[status])
+        if failure.status != "opened":
+            self.report.unchanged += failure.status == "damaged"
             self.report.add_failure(failure)
-        elif failure.status != "opened":
-            self.report.add_failure(failure)
-        else:
-            total, failed, skipped = _contents(failure)
-            self.report.unchanged += total - failed - skipped
-            self.report.failed += failed
-            self.report.skipped += skipped
-            if failed:
-                reason = f"{failed:,} of its files failed before, which retrying reads again"
-                self.report.failures.append(Failure(file.key, reason, "archive"))
+        elif contents["failed"] or contents["damaged"]:
+            self.report.failures.append(failure._replace(stage="container"))
 
     # --- what was read ------------------------------------------------------------------------
 
     def _take(self, answer: Answer) -> None:
         """Count an answer if it ends here, or put it into the batch."""
-        contents = self._contents.setdefault(answer.number, [0, 0, 0])
+        contents = self._contents.setdefault(answer.number, Counter())
+        failure = failure_of(answer)
         if answer.member is not None:
-            contents[0] += 1
-            contents[1] += answer.status == "failed"
-            contents[2] += answer.status == "skipped"
-            self._put(answer, failure_of(answer))
+            contents["files"] += 1
+            contents[failure.status if failure else "hashed"] += 1
+            self._put(answer, failure)
             return
         file = self._found.pop(answer.number)
         del self._contents[answer.number]
@@ -163,14 +161,17 @@ class Intake:
         self._done(file)
         if answer.status == "unchanged":
             self.report.unchanged += 1
-        elif answer.status == "opened" and contents[0]:
-            reason = f"{contents[0]} files, {contents[1]} failed, {contents[2]} skipped"
-            self._put(answer._replace(facts={**facts, "reason": reason}), None)
+            return
+        if contents:
+            words = ", ".join(f"{contents[what]} {what}" for what in _WHAT)
+            before = "" if answer.status == "opened" else f"{facts['reason']}; before that "
+            facts["reason"] = before + words
         elif answer.status == "opened":
-            failure = Failure(file.key, "an archive without files", "sniff")
-            self._put(answer._replace(facts={**facts, **_facts(failure)}), failure)
-        else:
-            self._put(answer._replace(facts=facts), failure_of(answer))
+            facts |= {"reason": "an archive without files", "stage": "sniff"}
+        answer = answer._replace(facts=facts)
+        # An archive is no file of the account; that it could not be read to its end is a failure.
+        is_counted = answer.status != "opened" or not contents
+        self._put(answer, failure_of(answer) if is_counted else None)
 
     def _done(self, file: FoundFile) -> None:
         self.report.paths += 1
@@ -205,11 +206,12 @@ def _facts(failure: Failure) -> dict[str, object]:
     return {"reason": failure.reason, "stage": failure.stage}
 
 
-def _contents(failure: Failure) -> tuple[int, int, int]:
-    """Return how many files an archive had, and how many failed and were skipped."""
-    match = _CONTENTS.match(failure.reason)
-    total, failed, skipped = map(int, match.groups()) if match else (0, 0, 0)
-    return total, failed, skipped
+def _contents(failure: Failure) -> Counter[str]:
+    """Return how many files an archive had, by what became of them."""
+    match = _CONTENTS.search(failure.reason)
+    found = Counter(dict(zip(_WHAT, map(int, match.groups()), strict=True)) if match else {})
+    found["unchanged"] = found["files"] - found["failed"] - found["skipped"]
+    return found
 
 
 def count(report: IngestReport, status: NDArray[np.uint8]) -> None:

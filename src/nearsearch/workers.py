@@ -39,6 +39,7 @@ _MOST_AHEAD: Final = 16
 _BYTES_AHEAD: Final = 1 << 20  # of files
 _TEXT_AHEAD: Final = 1 << 15  # of requests: what a pipe holds, so that handing over never waits
 _TRIES: Final = 2  # a process may be killed by others, as when memory is short
+_MOST_FAILED_STARTS: Final = 3  # in a row
 _MOST_CRASHES: Final = 16  # of one archive
 
 
@@ -125,6 +126,7 @@ class WorkerPool:
         self._count = count or len(os.sched_getaffinity(0))
         self._limits = limits or Limits()
         self._workers: list[_Worker] = []
+        self._has_started, self._failed_starts = False, 0
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +187,7 @@ class WorkerPool:
                     arrived = {key.data for key, _ in ready}
                     for worker in arrived | _late(busy):
                         # What has arrived counts, however late we come for it.
-                        answers = worker.answers() if worker in arrived else worker.overdue()
+                        answers = self._answers(worker, worker in arrived)
                         if not worker.tasks or worker.ended:
                             selector.unregister(worker.output)
                         if worker.ended:
@@ -196,6 +198,20 @@ class WorkerPool:
         finally:
             if not done:
                 self.close()
+
+    def _answers(self, worker: _Worker, has_arrived: bool) -> list[Answer]:
+        """Return what a process says, or that its time is over."""
+        try:
+            answers = worker.answers() if has_arrived else worker.overdue()
+        except WorkerStartError:
+            # Where others came up the installation is whole: memory may be short for a moment.
+            self._failed_starts += 1
+            if not self._has_started or self._failed_starts > _MOST_FAILED_STARTS:
+                raise
+            return []
+        if worker.is_ready:
+            self._has_started, self._failed_starts = True, 0
+        return answers
 
     def _feed(
         self,
@@ -254,7 +270,7 @@ class _Worker:
             raise WorkerStartError("no pipes")
         self._input, self.output = self._process.stdin, self._process.stdout
         self._buffer = bytearray()
-        self._is_ready = False
+        self.is_ready = False
         self.tasks: deque[_Task] = deque()  # the first is in work
         self._lengths: deque[int] = deque()  # of their requests
         self.deadline = time.monotonic() + _START_SECONDS
@@ -312,7 +328,7 @@ class _Worker:
             if status == "ready":
                 if facts != {"version": __version__}:
                     self._fail_to_start(f"it is another nearsearch than {__version__}: {facts}")
-                self._is_ready = True
+                self.is_ready = True
                 self._set_deadline()
                 continue
             task = self.tasks[0]
@@ -334,7 +350,7 @@ class _Worker:
 
     def overdue(self) -> list[Answer]:
         """Give up the file: its time is over."""
-        if not self._is_ready:
+        if not self.is_ready:
             self._fail_to_start(f"not ready after {_START_SECONDS} s")
         return self._blame(f"took longer than {self._limits.seconds:g} s")
 
@@ -349,12 +365,12 @@ class _Worker:
             self._errors.close()
 
     def _set_deadline(self) -> None:
-        seconds = self._limits.seconds if self._is_ready else _START_SECONDS
+        seconds = self._limits.seconds if self.is_ready else _START_SECONDS
         self.deadline = time.monotonic() + seconds
 
     def _died(self) -> list[Answer]:
         code = self._process.wait()
-        if not self._is_ready:
+        if not self.is_ready:
             self._fail_to_start(f"exit status {code}")
         self.tasks[0].tries += 1
         if self.tasks[0].tries < _TRIES:

@@ -106,7 +106,7 @@ def test_every_mutated_file_is_accounted(hostile_run, seed):
     whole = members_of(archives, "t/archives")
     assert {status[key] for key in whole if not key.endswith(".txt")} == {"hashed"}
     for name in mutations.bombs(1):
-        assert status[f"t/bombs/{name}"] in ("failed", "opened"), name
+        assert status[f"t/bombs/{name}"] in ("failed", "opened", "damaged"), name
     assert ns.verify(root / "i.ns") == []
     stages = Counter(stage for _, _, stage in report["failures"])
     surprises = [f for f in report["failures"] if f[2] in ("hash", "worker")]
@@ -122,7 +122,6 @@ def test_hostile_files_take_no_more_memory_than_allowed(hostile_run):
     assert said["workers"] < 2 << 30
 
 
-@pytest.mark.xfail(reason="of an archive that failed, a second run forgets the members")
 def test_a_second_run_gives_the_same_account(hostile_run, seed):
     print(f"seed {seed}")
     first, second = hostile_run[2]["reports"]
@@ -228,7 +227,6 @@ if number == 2:
 """
 
 
-@pytest.mark.xfail(reason="a process that is killed while it starts ends the whole run")
 def test_a_process_that_is_killed_while_it_starts_costs_no_file(here, monkeypatch):
     """Others did start: it is no broken installation, but memory that was short."""
     monkeypatch.setattr(workers, "_COMMAND", ingesting.patched_command(DEADLY + THIRD_IS_KILLED))
@@ -302,7 +300,6 @@ def test_a_killed_run_goes_on_where_it_was(tree, tmp_path, thorough, processes, 
     assert any(0 < size < len(truth.members) for size in sizes), sizes
 
 
-@pytest.mark.xfail(reason="a process at a file that does not end outlives the killed writer")
 def test_no_process_outlives_a_killed_writer(here, processes):
     write(here / "t", {"a.png": png(0), "hang.png": png(1) + HANG, "z.png": png(2)})
     process = ingesting.start(order(here, code=DEADLY, tells=True))
@@ -319,9 +316,6 @@ def test_no_process_outlives_a_killed_writer(here, processes):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.xfail(
-    reason="nothing is committed before 1,024 files are hashed, however long it takes"
-)
 def test_what_is_done_is_committed_while_files_are_slow(here):
     write(here / "t", {f"{n:03}.png": png(n) for n in range(100)})
     generations = []
@@ -524,7 +518,6 @@ os.fdopen = lambda h, mode="r", **o: Racing(io.FileIO(h)) if mode == "rb" else r
 """
 
 
-@pytest.mark.xfail(reason="a file that replaces another ends the run with an IndexError")
 def test_files_that_change_while_they_are_read(here, monkeypatch):
     """None is taken for what it is not, and the next run, in peace, makes all good."""
     verbs = ("grows", "shrinks", "replaced", "touched", "removed")
@@ -568,7 +561,6 @@ def test_files_that_change_while_they_are_read(here, monkeypatch):
             assert key.startswith(("t/gone", "t/removed", "t/shrinks.")), key
 
 
-@pytest.mark.xfail(reason="an IndexError, or duplicates counted as new, where a batch replaces")
 def test_changed_files_replace_what_they_were(here):
     write(here / "t", {f"{n}.png": png(n) for n in range(30)})
     add("i.ns", "t")
@@ -580,7 +572,6 @@ def test_changed_files_replace_what_they_were(here):
     assert content("i.ns") == content("fresh.ns")
 
 
-@pytest.mark.xfail(reason="members that an archive no longer has stay in the index")
 def test_a_changed_archive_leaves_nothing_of_the_old_one(here):
     write(here / "t", {"x.zip": zip_of({"a.png": png(1), "b.png": png(2)})})
     add("i.ns", "t")
@@ -589,7 +580,6 @@ def test_a_changed_archive_leaves_nothing_of_the_old_one(here):
     assert content("i.ns").by_key.keys() == {"t/x.zip", "t/x.zip!a.png", "t/x.zip!c.png"}
 
 
-@pytest.mark.xfail(reason="a file named as a member of an archive takes its place, or ends the run")
 @pytest.mark.parametrize("name", ["x.zip!a.png", "x.zip!x.zip!a.png"])
 def test_a_file_named_as_a_member_of_an_archive_hides_nothing(here, name):
     files = {"x.zip": zip_of({"a.png": png(1), "x.zip": zip_of({"a.png": png(2)})})}
@@ -619,7 +609,6 @@ def test_archives_that_hold_the_same_name_often(here):
     assert add("i.ns", "t").unchanged == 5
 
 
-@pytest.mark.xfail(reason="a time after the year 2262 ends the run with an OverflowError")
 @pytest.mark.parametrize("seconds", [1 << 40, -(1 << 40)])
 def test_times_that_no_file_should_have(here, seconds):
     """NTFS holds times to the year 60056, and Btrfs any number of 64 bits."""
@@ -645,14 +634,12 @@ def test_sizes_that_no_file_should_have(here):
     assert (report.added, report.total) == (1, 3)
 
 
-@pytest.mark.xfail(reason="a path that is no text of the system's ends the run")
 def test_a_path_that_no_file_can_have_is_one_failure(here):
     write(here / "t", {"a.png": png(1), "z.png": png(2)})
     report = add("i.ns", "t/a.png", "\ud800", "null\0byte", "x" * 5000, "", "t/z.png")
     assert (report.added, report.failed, report.total) == (2, 4, 6)
 
 
-@pytest.mark.xfail(reason="names in archives end the run where names of files are no UTF-8")
 def test_names_in_archives_where_the_locale_has_no_such_letters(here):
     write(here / "t", {"x.zip": zip_of({"日本.png": png(1)}), "z.png": png(2)})
     locale = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}

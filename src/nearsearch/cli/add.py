@@ -51,8 +51,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--digests",
         metavar="D,...",
-        type=_digests,
-        default=("md5", "sha1"),
+        default="md5,sha1",
         help="kept beside SHA-256: md5, sha1, both (default) or none",
     )
     parser.add_argument(
@@ -102,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
             contribution=options.contribution,
             source=options.source,
             labels=options.label,
-            digests=options.digests,
+            digests=_digests(options.digests),
             read_again=options.read_again,
             commit_every=options.commit_every,
             limits=limits.limits_of(options),

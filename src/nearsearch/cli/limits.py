@@ -27,14 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-pixels", metavar="N", type=int, default=200_000_000, help="default 200,000,000"
     )
-    group.add_argument(
-        "--max-file-size", metavar="N", type=size, default=1 << 30, help="bytes; default 1G"
-    )
+    group.add_argument("--max-file-size", metavar="N", default="1G", help="bytes; default 1G")
     group.add_argument(
         "--max-memory",
         metavar="N",
-        type=size,
-        default=6 << 30,
+        default="6G",
         help="address space of a hashing process; default 6G",
     )
     group.add_argument(
@@ -51,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="bytes out of an archive for each that it has, beyond 64M; default 200",
     )
     parser.add_argument(
-        "--workers", metavar="N", type=count, help="hashing processes; default: cores"
+        "--workers", metavar="N", type=int, help="hashing processes; default: cores"
     )
 
 
@@ -62,27 +59,20 @@ def limits_of(options: argparse.Namespace) -> Limits:
     return Limits(
         seconds=options.timeout,
         max_pixels=options.max_pixels,
-        max_bytes=options.max_file_size,
-        memory=options.max_memory,
+        max_bytes=_size("--max-file-size", options.max_file_size),
+        memory=_size("--max-memory", options.max_memory),
         max_members=options.max_members,
         max_depth=options.max_depth,
         max_expansion=options.max_expansion,
     )
 
 
-def size(text: str) -> int:
+def _size(option: str, text: str) -> int:
     """Read a number of bytes: ``4096``, ``512K``, ``2G``."""
     match = re.fullmatch(r"(\d+)([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise UsageError(f"expected a number of bytes such as 4096, 512K or 2G, got {text!r}")
+        raise UsageError(f"{option}: expected bytes, such as 4096, 512K or 2G, got {text!r}")
     return int(match[1]) * _UNITS[match[2].upper()]
-
-
-def count(text: str) -> int:
-    """Read a number of processes."""
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"--workers: expected a whole number of 1 or more, got {text!r}")
-    return int(text)
 
 
 def progress_of_files(what: str) -> tuple[Progress, Callable[[int, int, int], None]]:

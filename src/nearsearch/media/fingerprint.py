@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from nearsearch.checks import file_time
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
 from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
@@ -72,12 +73,12 @@ def outcomes(
     try:
         with _open(path) as file:
             before = os.fstat(file.fileno())
-            facts = {"size": before.st_size, "mtime_ns": before.st_mtime_ns}
+            facts = {"size": before.st_size, "mtime_ns": file_time(before)}
             if container_format(file):
                 yield from _archive(path, file, wanted, facts, after)
             else:
                 data = _read(path, file, wanted.bounds.max_bytes)
-                if (len(data), os.fstat(file.fileno()).st_mtime_ns) != tuple(facts.values()):
+                if (len(data), file_time(os.fstat(file.fileno()))) != tuple(facts.values()):
                     raise MediaError("changed while it was read", "read")
                 yield from _picture(data, wanted, facts, known)
     except Exception as error:  # one file's surprise must not end the others' work
@@ -146,8 +147,8 @@ def _archive(
         except Exception as error:
             outcome = {**_explained(error), **own}
         yield {**outcome, "member": member.name}
-    after_reading = os.fstat(file.fileno())
-    if (after_reading.st_size, after_reading.st_mtime_ns) != tuple(facts.values()):
+    now = os.fstat(file.fileno())
+    if (now.st_size, file_time(now)) != tuple(facts.values()):
         raise MediaError("changed while it was read", "read")
     yield {"status": "opened", "reason": "an archive", "stage": "archive", **facts}
 

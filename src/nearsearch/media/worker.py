@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIPE: Final = 1 << 16
+_GRACE: Final = 5.0  # seconds after which the parent would have ended us
+_LONGEST: Final = 1e8  # of a timer
 
 
 def main() -> None:
@@ -38,6 +40,9 @@ def main() -> None:
 
     answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
     for request in _requests():
+        # Should the parent be killed, nobody ends a decoder that hangs, unless the system does.
+        seconds = min(request["seconds"] + _GRACE, _LONGEST)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         names = ("max_bytes", "max_members", "max_depth", "max_expansion")
         wanted = Wanted(
             specs=[Spec(**spec) for spec in request["specs"]],
@@ -49,6 +54,8 @@ def main() -> None:
             request["path"], wanted, known=request["known"], after=request["after"]
         ):
             answers.write(json.dumps(outcome) + "\n")
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _requests() -> Iterator[dict[str, Any]]:
