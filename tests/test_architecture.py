@@ -125,7 +125,7 @@ HOMES = {
     },
     "imagehash": {"hashers.imagehash_family"},
     "faiss": {"store.shard", "search", "cli.demo"},
-    "fcntl": {"store.fs"},
+    "fcntl": {"store.fs", "media.worker"},
     "mmap": {"store.fs"},
     "subprocess": {"workers"},
     "rich": {"cli.output", "cli.limits", "cli.query", "cli.inspect", "cli.demo"},

@@ -135,29 +135,26 @@ def in_order(answers: Iterable[Answer]) -> Iterator[Answer]:
             answer = early[-1]
 
 
-def answer_key(answer: Answer) -> str:
-    """Return the key of a file or member."""
-    if answer.member is None:
-        return key_of(answer.path)
-    return key_of(f"{answer.path}!{answer.member}")
+def answer_key(answer: Answer, key: str) -> str:
+    """Return the key of a file with that key, or of its member that the answer is about."""
+    return key if answer.member is None else f"{key}!{key_of(answer.member)}"
 
 
-def failure_of(answer: Answer) -> Failure | None:
-    """Return what kept a file from being hashed, or hashed whole."""
+def failure_of(answer: Answer, key: str) -> Failure | None:
+    """Return what kept a file or member with that key from being hashed, or hashed whole."""
     facts = answer.facts
-    if "reason" not in facts:
-        return None
-    return Failure(answer_key(answer), facts["reason"], facts["stage"])
+    return Failure(key, facts["reason"], facts["stage"]) if "reason" in facts else None
 
 
 def _file_hashes(answer: Answer) -> FileHashes:
     facts: dict[str, Any] = answer.facts
+    key = answer_key(answer, key_of(answer.path))
     names = ("sha256", "md5", "sha1", "size", "format", "width", "height")
     views = {
         spec: [View(*view) for view in views] for spec, views in facts.get("codes", {}).items()
     }
     known = {name: facts.get(name) for name in names}
-    return FileHashes(answer_key(answer), **known, views=views, failure=failure_of(answer))
+    return FileHashes(key, **known, views=views, failure=failure_of(answer, key))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

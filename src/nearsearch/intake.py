@@ -82,7 +82,8 @@ class Intake:
             for file in chunk:
                 if file.failure is not None:
                     self._done(file)
-                    self._put(Answer(file.path, "failed", _facts(file.failure)), file.failure)
+                    answer = Answer(file.path, "failed", _facts(file.failure))
+                    self._put(file.key, answer, file.failure)
             found = [file for file in chunk if file.failure is None]
             for file, digest in self._to_read(found):
                 self._found[number] = file
@@ -149,13 +150,15 @@ class Intake:
     def _take(self, answer: Answer) -> None:
         """Count an answer if it ends here, or put it into the batch."""
         contents = self._contents.setdefault(answer.number, Counter())
-        failure = failure_of(answer)
+        file = self._found[answer.number]
+        key = answer_key(answer, file.key)
         if answer.member is not None:
+            failure = failure_of(answer, key)
             contents["files"] += 1
             contents[failure.status if failure else "hashed"] += 1
-            self._put(answer, failure)
+            self._put(key, answer, failure)
             return
-        file = self._found.pop(answer.number)
+        del self._found[answer.number]
         del self._contents[answer.number]
         facts = {"size": file.size, "mtime_ns": file.mtime_ns, **answer.facts}
         self._done(file)
@@ -171,15 +174,14 @@ class Intake:
         answer = answer._replace(facts=facts)
         # An archive is no file of the account; that it could not be read to its end is a failure.
         is_counted = answer.status != "opened" or not contents
-        self._put(answer, failure_of(answer) if is_counted else None)
+        self._put(key, answer, failure_of(answer, key) if is_counted else None)
 
     def _done(self, file: FoundFile) -> None:
         self.report.paths += 1
         self.report.bytes += file.size or 0
 
-    def _put(self, answer: Answer, failure: Failure | None) -> None:
+    def _put(self, key: str, answer: Answer, failure: Failure | None) -> None:
         """Put a file into the batch, and count it if it is skipped or failed."""
-        key = answer_key(answer)
         if key in self._batch:  # a file whose name is that of a member: the other goes first
             self._add()
         self._batch[key] = answer

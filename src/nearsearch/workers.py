@@ -257,15 +257,21 @@ class _Worker:
         # Parallelism is one process a core; library threads would only get in the way.
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         package_root = str(Path(__file__).resolve().parents[1])
+        lifeline, self._lifeline = os.pipe()  # closed when this process ends, however it does
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             # -P: never import from the folder the caller happens to be in; it may hold evidence.
-            [sys.executable, "-P", "-c", _COMMAND, str(limits.memory), package_root],
+            [
+                *(sys.executable, "-P", "-c", _COMMAND),
+                *(str(limits.memory), package_root, str(lifeline)),
+            ],
+            pass_fds=[lifeline],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env={**os.environ, **threads},
             bufsize=0,
         )
+        os.close(lifeline)
         if self._process.stdin is None or self._process.stdout is None:
             raise WorkerStartError("no pipes")
         self._input, self.output = self._process.stdin, self._process.stdout
@@ -363,6 +369,7 @@ class _Worker:
             self._input.close()
             self.output.close()
             self._errors.close()
+            os.close(self._lifeline)
 
     def _set_deadline(self) -> None:
         seconds = self._limits.seconds if self.is_ready else _START_SECONDS

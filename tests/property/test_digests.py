@@ -17,7 +17,7 @@ LENGTHS = {"md5": 16, "sha1": 20, "sha256": 32}
 
 
 def digest(kind: str, number: int) -> bytes:
-    """Digests that share their first eight bytes with others, of the same kind and of other kinds."""
+    """A digest that shares its first eight bytes with others, of its kind and of others."""
     return bytes([number % 3]) * 8 + hashlib.sha256(b"%d" % number).digest()[: LENGTHS[kind] - 8]
 
 
@@ -33,7 +33,7 @@ CODES = np.random.default_rng(3).integers(0, 256, (4, 32), np.uint8)
 
 
 def add(writer, rows, known):
-    """Add records (key, md5, sha1, sha256, number of a code or none) to the index and the oracle."""
+    """Add records (key, md5, sha1, sha256, number of a code or none) to index and oracle."""
     for with_code in (False, True):
         part = [row for row in rows if (row[4] is not None) == with_code]
         part = [row for row in part if with_code or any(n is not None for n in row[1:4])]

@@ -124,8 +124,8 @@ def test_nothing_is_read_twice(writer):
     # What was found in an archive that failed is told in one line.
     assert sorted((f.key, f.stage) for f in again.failures if f.status != "skipped") == [
         ("t/broken.png", "decode"),
-        ("t/more.tar.gz", "archive"),
-        ("t/some.zip", "archive"),
+        ("t/more.tar.gz", "container"),
+        ("t/some.zip", "container"),
     ]
 
 

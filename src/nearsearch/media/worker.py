@@ -7,6 +7,7 @@ escapes, so every byte of them survives.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PIPE: Final = 1 << 16
-_GRACE: Final = 5.0  # seconds after which the parent would have ended us
-_LONGEST: Final = 1e8  # of a timer
 
 
 def main() -> None:
@@ -35,14 +34,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii", buffering=1)
     os.dup2(2, 1)  # whatever a decoder prints must not look like an answer
     _limit_memory(int(sys.argv[1]))
+    _end_with_parent(int(sys.argv[3]))
     from nearsearch.media.containers import Bounds
     from nearsearch.media.fingerprint import Wanted, outcomes
 
     answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
     for request in _requests():
-        # Should the parent be killed, nobody ends a decoder that hangs, unless the system does.
-        seconds = min(request["seconds"] + _GRACE, _LONGEST)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         names = ("max_bytes", "max_members", "max_depth", "max_expansion")
         wanted = Wanted(
             specs=[Spec(**spec) for spec in request["specs"]],
@@ -54,8 +51,6 @@ def main() -> None:
             request["path"], wanted, known=request["known"], after=request["after"]
         ):
             answers.write(json.dumps(outcome) + "\n")
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _requests() -> Iterator[dict[str, Any]]:
@@ -88,6 +83,18 @@ def _read_ahead(path: str) -> None:
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
+
+
+def _end_with_parent(lifeline: int) -> None:
+    """Let the system end this process when the other end of a pipe closes: the parent's.
+
+    A parent that is killed ends nobody, and a decoder that hangs would go on for ever.
+    """
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO, which ends it
+    if select.select([lifeline], [], [], 0)[0]:
+        sys.exit("the parent has ended")
 
 
 def _limit_memory(limit: int) -> None:
