@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pdqhash
 import pytest
@@ -9,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nearsearch.hashers import dihedral_codes, hash_pixels, picture_quality
+from nearsearch.kernels.perceptual import SIDE, shrink
 from nearsearch.spec import get_spec
 
 PDQ = get_spec("pdq")
 
-# Around everything that changes with size: the smallest side, the strip of 8 rows, the 64 samples,
-# and the windows, which grow by one at each multiple of 128.
+# Around everything that changes with size: the smallest side, the tiles of 8 or 16, the 64 samples,
+# the segments of 256 columns, and the windows, which grow by one at each multiple of 128.
 EDGES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 130]
 EDGES += [255, 256, 257, 384, 385, 513]
+# Windows of 2, 3, 4, 5, 8, 9, 16, 17, 257 and 258 samples: the ring has a power of two.
+LONG = [129, 257, 385, 513, 1_024, 1_025, 2_048, 2_049, 32_895, 32_896, 32_897]
 # Of stripes most coefficients are zero but for rounding, which any change of order shows.
 KINDS = ["noise", "smooth", "smooth and noise", "constant", "black and white", "stripes"]
 
@@ -47,6 +54,42 @@ def picture(height: int, width: int, kind: str, seed: int) -> np.ndarray:
     return values.clip(0, 255).astype(np.uint8)
 
 
+def box(rows: np.ndarray) -> np.ndarray:
+    """Blur along each row in float32, in the order of the reference."""
+    length = rows.shape[1]
+    window = -(-length // 128)
+    ahead = window // 2
+    zero = np.zeros(rows.shape[0], np.float32)
+    columns = np.ascontiguousarray(rows.T)
+    out = np.empty_like(columns)
+    total = zero
+    for last in range(length + ahead):
+        entering = columns[last] if last < length else zero
+        leaving = columns[last - window] if last >= window else zero
+        total = (total + entering) - leaving
+        if last >= ahead:
+            inside = min(last, length - 1) - max(last - window, -1)
+            out[last - ahead] = total / np.float32(inside)
+    return np.ascontiguousarray(out.T)
+
+
+def assert_reduction_equals_numpy(pixels: np.ndarray) -> None:
+    """Compare all 64x64 values, of which a code shows no more than a bit each."""
+    height, width = pixels.shape[:2]
+    weights = np.array([0.299, 0.587, 0.114])
+    luma = pixels
+    if pixels.ndim == 3:
+        red, green, blue = (pixels[:, :, i] * weights[i] for i in range(3))
+        luma = red + green + blue
+    expected = luma.astype(np.float32)
+    for _ in range(2):
+        expected = box(box(expected).T).T
+    y, x = ((2 * np.arange(SIDE) + 1) * side // (2 * SIDE) for side in (height, width))
+    reduced = np.empty((SIDE, SIDE), np.float32)
+    shrink(pixels.reshape(height, -1), pixels.size // (height * width), True, reduced)
+    assert np.array_equal(reduced, expected[y][:, x])
+
+
 def assert_equals_reference(pixels: np.ndarray) -> None:
     vector, expected_quality = pdqhash.compute(pixels)
     code, quality = hash_pixels(pixels, PDQ)
@@ -65,6 +108,47 @@ def test_code_and_quality_equal_the_reference(height, width, kind, seed):
 def test_long_strips_equal_the_reference(short, long, is_tall, kind, seed):
     height, width = (long, short) if is_tall else (short, long)
     assert_equals_reference(picture(height, width, kind, seed))
+
+
+@fast
+@given(
+    st.integers(5, 600) | st.sampled_from(EDGES[4:]), sides.filter(lambda n: n > 4), kinds, seeds
+)
+def test_every_value_of_the_reduction_equals_numpy(height, width, kind, seed):
+    pixels = picture(height, width, kind, seed)
+    assert_reduction_equals_numpy(pixels)
+    assert_reduction_equals_numpy(np.ascontiguousarray(pixels[:, :, 0]))
+
+
+@pytest.mark.parametrize("long", LONG)
+@pytest.mark.parametrize("short", [5, 16, 18])
+def test_reduction_of_tall_and_wide_equals_numpy(short, long):
+    for shape in [(short, long), (long, short)]:
+        for kind in ["noise", "stripes"]:
+            pixels = picture(*shape, kind, long)
+            assert_reduction_equals_numpy(pixels)
+            assert_reduction_equals_numpy(np.ascontiguousarray(pixels[:, :, 1]))
+
+
+def test_luma_of_every_colour_equals_numpy():
+    green, blue = (side.astype(np.uint8) for side in np.indices((256, 256)))
+    luma = np.empty((SIDE, SIDE), np.float32)
+    for red in range(256):
+        pixels = np.stack([np.full_like(green, red), green, blue], axis=2)
+        expected = (red * 0.299 + green * 0.587 + blue * 0.114).astype(np.float32)
+        parts = pixels.reshape(-1, SIDE, SIDE * 3)
+        for part, values in zip(parts, expected.reshape(-1, SIDE, SIDE), strict=True):
+            shrink(part, 3, False, luma)
+            assert np.array_equal(luma, values)
+
+
+@pytest.mark.slow
+def test_a_processor_without_wide_vectors_computes_the_same(tmp_path):
+    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "equals_numpy", "-m", "not slow"]
+    command += ["-p", "no:cacheprovider", __file__]
+    subprocess.run(command, env=os.environ | environment, check=True)
 
 
 @fast
