@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_python_of_the_readme_runs(number, folder):
 
 
 def test_shell_of_the_readme_runs(folder):
+    shutil.make_archive(folder / "seized", "zip", folder / "photos")
     commands = blocks(README, "console")[1].splitlines()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in commands:

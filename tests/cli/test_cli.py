@@ -996,7 +996,7 @@ def start_long_add(start_cli, small_index) -> subprocess.Popen[bytes]:
     for number in range(4000):
         os.link("many/a.jpg", f"many/{number:04}.jpg")
     patch = (
-        "import nearsearch.writer as w; m = w.WorkerPool.map;"
+        "import nearsearch.session as w; m = w.WorkerPool.map;"
         "w.WorkerPool.map = lambda *x: ("
         "(sys.stderr.write('hashed' + chr(10)), y)[1] for y in m(*x))"
     )

@@ -51,7 +51,7 @@ def root(tmp_path):
         lambda writer: writer.rollback([0]),
         lambda writer: writer.rollback("0"),
         lambda writer: writer.rollback(-1),
-        lambda writer: writer.merge(writer._root),
+        lambda writer: writer.merge(writer._session.root),
     ],
 )
 def test_what_cannot_be_meant(root, call):

@@ -197,8 +197,7 @@ def statistics(snapshot: Snapshot) -> dict[str, Any]:
 
 def _bare_items(shard: Shard) -> int:
     """Return the number of living items that stand for files which were not hashed."""
-    shard.take_items(np.empty(0, np.int64))  # checks the names
-    number, kinds = schema.names_in(shard.items["kind"])
+    number, kinds = shard.names_in("kind", "items")
     is_bare = np.array([kind in (schema.UNHASHED, schema.NOTHING) for kind in kinds], np.bool_)
     mask = is_bare[number]
     mask[shard.tombstones.items] = False

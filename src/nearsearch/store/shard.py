@@ -194,13 +194,14 @@ class Shard:
             self._check_dictionaries(what)
         return untrusted.take(table if columns is None else table.select(columns), rows, path)
 
-    def names_in(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
-        """Return a name column of `members` as `schema.names_in` does, checked before."""
-        self._check_dictionaries("members")
+    def names_in(self, column: str, what: str = "members") -> tuple[NDArray[np.int64], list[str]]:
+        """Return a name column of a table as `schema.names_in` does, checked before."""
+        self._check_dictionaries(what)
         try:
-            return schema.names_in(self.members[column], nullable=column == "problem")
+            nullable = column == "problem"
+            return schema.names_in(getattr(self, what)[column], nullable=nullable)
         except (IndexError, pa.ArrowException) as error:
-            path = self.folder / "members.arrow" if self.folder else self.id
+            path = self.folder / f"{what}.arrow" if self.folder else self.id
             raise CorruptFileError(path, f"column {column}", "names", error) from error
 
     def _check_dictionaries(self, what: str) -> None:
