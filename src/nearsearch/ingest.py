@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from nearsearch.checks import file_time
 from nearsearch.errors import UsageError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
+MOST_FAILURES: Final = 100_000  # that a report holds, some 30 MB
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -41,8 +42,9 @@ class IngestReport:
     paths, bytes
         What of the walk is done, archives as what they are: for progress.
     failures
-        All that are skipped, failed or damaged, with the reason (`Failure.status` says which).
-        Of an archive that was not read again, one says what became of its files.
+        Those that are skipped, failed or damaged, with the reason (`Failure.status` says which):
+        the first 100,000, and the index has all. Of an archive that was not read again, one says
+        what became of its files.
     """
 
     added: int = 0
@@ -71,7 +73,12 @@ class IngestReport:
         """Count one file that is skipped or failed, or take note of a damaged one."""
         status = failure.status
         setattr(self, status, getattr(self, status) + 1)
-        self.failures.append(failure)
+        self.note(failure)
+
+    def note(self, failure: Failure) -> None:
+        """Keep the reason."""
+        if len(self.failures) < MOST_FAILURES:
+            self.failures.append(failure)
 
 
 class FoundFile(NamedTuple):

@@ -50,6 +50,7 @@ class Intake:
     marks: Marks
     report: IngestReport
     tell: Callable[[IngestReport], None]
+    on_failure: Callable[[Failure], None]
     read_again: str
     interval: float
     commit: Callable[[], object]
@@ -141,9 +142,11 @@ class Intake:
             setattr(self.report, status, getattr(self.report, status) + contents[status])
         if failure.status != "opened":
             self.report.unchanged += failure.status == "damaged"
-            self.report.add_failure(failure)
+            self._count_failure(failure)
         elif contents["failed"] or contents["damaged"]:
-            self.report.failures.append(failure._replace(stage="container"))
+            noted = failure._replace(stage="container")
+            self.report.note(noted)
+            self.on_failure(noted)
 
     # --- what was read ------------------------------------------------------------------------
 
@@ -180,13 +183,17 @@ class Intake:
         self.report.paths += 1
         self.report.bytes += file.size or 0
 
+    def _count_failure(self, failure: Failure) -> None:
+        self.report.add_failure(failure)
+        self.on_failure(failure)
+
     def _put(self, key: str, answer: Answer, failure: Failure | None) -> None:
         """Put a file into the batch, and count it if it is skipped or failed."""
         if key in self._batch:  # a file whose name is that of a member: the other goes first
             self._add()
         self._batch[key] = answer
         if failure is not None:
-            self.report.add_failure(failure)
+            self._count_failure(failure)
         if answer.status == "hashed":
             self.report.added += 1  # for the progress; settled by `_add`
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nearsearch.ingest import PathLike as AnyPath
+    from nearsearch.matches import Failure
     from nearsearch.spec import Spec
     from nearsearch.store.transaction import Batch
     from nearsearch.workers import Limits
@@ -156,7 +157,8 @@ class Writer:
         commit_every: float | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
-        on_progress: Callable[[IngestReport], None] | None = None,
+        on_progress: Callable[[IngestReport], None] = lambda _: None,
+        on_failure: Callable[[Failure], None] = lambda _: None,
     ) -> IngestReport:
         """Hash pictures and add them; folders are walked, archives opened. No file stops others.
 
@@ -187,8 +189,8 @@ class Writer:
             What one file may cost.
         workers
             Number of hashing processes; one a core by default. They run until `close`.
-        on_progress
-            Called with the account so far, after each file.
+        on_progress, on_failure
+            Called with the account so far, after each file; with each entry of its `failures`.
 
         Returns
         -------
@@ -214,7 +216,8 @@ class Writer:
             lambda: self._session.transaction,
             Marks(contribution, source, tuple(labels), tuple(digests)),
             IngestReport(),
-            on_progress or (lambda _: None),
+            on_progress,
+            on_failure,
             read_again,
             inf if commit_every is None else seconds("commit_every", commit_every),
             self._session.commit_part,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from nearsearch.spec import spec_names
 
 if TYPE_CHECKING:
     import argparse
+    from typing import TextIO
 
     from nearsearch.ingest import IngestReport
+    from nearsearch.matches import Failure
 
 
 def register(commands: Any) -> None:
@@ -91,10 +94,15 @@ def _digests(text: str) -> tuple[str, ...]:
 
 def run(options: argparse.Namespace) -> int:
     """Add the files and print the account."""
-    if options.failures:
-        Path(options.failures).touch()  # to find out now, not after hours
     progress, tell = limits.progress_of_files("hashing")
-    with open_writer(options, create=True, specs=options.spec) as writer, progress:
+    path = options.failures
+    with (
+        # First, to find out now, not after hours, that it cannot be written.
+        Path(path).open("w", encoding="utf-8") if path else nullcontext() as file,
+        open_writer(options, create=True, specs=options.spec) as writer,
+        progress,
+    ):
+        told = _Failures(file)
         limits.count_in_background(progress, options.paths, options.index)
         report = writer.add_files(
             options.paths,
@@ -107,15 +115,14 @@ def run(options: argparse.Namespace) -> int:
             limits=limits.limits_of(options),
             workers=options.workers,
             on_progress=lambda report: tell(report.paths, report.bytes, report.failed),
+            on_failure=told.add,
         )
         generation = writer.commit()
     _tell_of_disabled(options)
-    if options.failures:
-        _write_failures(options.failures, report)
     if options.json:
         sys.stdout.write(json.dumps({**report.to_json(), "generation": generation}) + "\n")
     else:
-        _explain(report, options.failures)
+        told.explain()
         sys.stdout.write(_summary(report, generation) + "\n")
     return 1 if report.failed else 0
 
@@ -127,24 +134,42 @@ def _summary(report: IngestReport, generation: int) -> str:
     return f"{report.total:,} files: {parts}{damaged} (generation {generation})"
 
 
-def _explain(report: IngestReport, file: str | None, most: int = 10) -> None:
-    """Name the first failed files; all of them are for `--failures`."""
-    from nearsearch.cli.output import printable, talk
+class _Failures:
+    """What was not hashed, or not whole: written to a file as it comes, and told at the end."""
 
-    console = talk()
-    told = [f for f in report.failures if f.status in ("failed", "damaged", "opened")]
-    for failure in told[:most]:
-        word = "failed" if failure.status == "opened" else failure.status
-        console.print(
-            f"{word}: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
-        )
-    if len(told) > most:
-        where = f"see {file}" if file else "--failures FILE writes them, info --failures lists them"
-        console.print(f"... and {len(told) - most:,} more; {where}")
+    def __init__(self, file: TextIO | None, most: int = 10) -> None:
+        self._file, self._most = file, most
+        self._first: list[Failure] = []
+        self._n_failed, self._skipped = 0, Counter[str]()
 
-    skipped = Counter(f.reason for f in report.failures if f.status == "skipped")
-    for reason, number in skipped.most_common(most):
-        console.print(f"skipped: {number:,} x {printable(reason)}")
+    def add(self, failure: Failure) -> None:
+        """Take one."""
+        if self._file:
+            entry = {"status": failure.status, **failure._asdict()}
+            self._file.write(json.dumps(entry) + "\n")
+        if failure.status == "skipped":
+            self._skipped[failure.reason] += 1
+            return
+        self._n_failed += 1
+        if len(self._first) < self._most:
+            self._first.append(failure)
+
+    def explain(self) -> None:
+        """Name the first that failed, and count why others were skipped."""
+        from nearsearch.cli.output import printable, talk
+
+        console = talk()
+        for failure in self._first:
+            console.print(
+                f"{failure.status}: {printable(failure.key)}: {failure.stage}: "
+                f"{printable(failure.reason)}"
+            )
+        if self._n_failed > len(self._first):
+            more = f"... and {self._n_failed - len(self._first):,} more"
+            where = f"see {self._file.name}" if self._file else "info --failures lists them"
+            console.print(f"{more}; {where}")
+        for reason, number in self._skipped.most_common(self._most):
+            console.print(f"skipped: {number:,} x {printable(reason)}")
 
 
 def _tell_of_disabled(options: argparse.Namespace) -> None:
@@ -159,9 +184,3 @@ def _tell_of_disabled(options: argparse.Namespace) -> None:
         if name in disabled[f"{what}s"]:
             text = f"{what} {name} is disabled: its files do not match until nearsearch enable"
             talk().print(printable(text))
-
-
-def _write_failures(path: str, report: IngestReport) -> None:
-    with Path(path).open("w", encoding="utf-8") as file:
-        for failure in report.failures:
-            file.write(json.dumps({"status": failure.status, **failure._asdict()}) + "\n")
