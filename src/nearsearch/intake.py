@@ -144,7 +144,8 @@ class Intake:
             self.report.unchanged += failure.status == "damaged"
             self._count_failure(failure)
         elif contents["failed"] or contents["damaged"]:
-            noted = failure._replace(stage="container")
+            reason = f"when it was last read: {failure.reason}"
+            noted = Failure(failure.key, reason, "container")
             self.report.note(noted)
             self.on_failure(noted)
 
