@@ -88,6 +88,8 @@ def find(shard: Shard, digests: Sequence[bytes]) -> tuple[NDArray[np.int64], NDA
             positions.append(np.array(asked)[known])
             rows.append(row[known])
     position, row = np.concatenate(positions), np.concatenate(rows)
+    if len(row) == 0:  # the usual case, and what follows takes half of the time
+        return position, row
     shown = ~contains(shard.tombstones.hidden_items, row)
     # Once each: other digests of an item may begin with the same bytes, and are entries too.
     position, row = np.unique(np.stack([position[shown], row[shown]]), axis=1)
@@ -104,6 +106,8 @@ def _candidates(
     asked = np.ascontiguousarray(wanted[:, :8]).view(">u8").ravel().astype(np.uint64)
     low = np.searchsorted(prefix, asked, "left")
     place, entry = expand_ranges(low, np.searchsorted(prefix, asked, "right"))
+    if len(entry) == 0:
+        return place, entry
     row = schema.numbers(shard.digests["item"])[entry].astype(np.int64)
     found = shard.take_items(row, [kind])[kind].to_pylist()
     same = np.array(
