@@ -98,11 +98,12 @@ def progress_of_files(what: str) -> tuple[Progress, Callable[[int, int, int], No
     def tell(files: int, size: int, failed: int) -> None:
         seconds = max(progress.get_time() - start, 1e-3)
         fields = progress.tasks[0].fields
-        total = fields.get("total_files")
+        total = fields.get("total_files", 0)
         progress.update(
             task,
             completed=size,
-            files=f"{files:,}/{total:,} files" if total else f"{files:,} files",
+            # those in archives count as well, and are not in the total
+            files=f"{files:,}/{total:,} files" if files <= total else f"{files:,} files",
             rate=f"{files / seconds:,.0f} files/s, {size / seconds / 1e6:,.1f} MB/s",
             remark=f"{failed:,} failed" if failed else "",
         )
