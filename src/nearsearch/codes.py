@@ -79,6 +79,16 @@ def as_digest(value: Any, kind: str | None = None) -> bytes:
     return digest
 
 
+def unhashed_id(sha256: bytes, problem: str = "") -> bytes:
+    """Return the item id of a file that has no code, or not all that it should have.
+
+    Not its SHA-256: that is the id it will have when a later version, or one with a plug-in, reads
+    it whole. Items do not change.
+    """
+    message = sha256 + problem.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(message, digest_size=32, person=b"nearsearch file").digest()
+
+
 def to_hex(codes: NDArray[np.uint8]) -> list[str]:
     """Return the lower-case hex of each row of `codes`, (n, bytes) uint8."""
     width = 2 * codes.shape[1]

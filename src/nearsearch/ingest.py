@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_FAILURES: Final = 100_000  # that a report holds, some 30 MB
+_LIKE_A_MEMBER: Final = re.compile(r"\.[^/]*!")
 PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
@@ -123,7 +125,7 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
     """
     given = map(os.fsdecode, paths)
     named = {path.rstrip("/") or path: path for path in reversed([*given])}
-    seen: set[str] = set()  # of those only: a tree of a hundred million files needs no memory
+    seen: set[str] = set()  # of those only, not of a hundred million files
     excluded = _identity(exclude)
     for name, start in reversed(named.items()):
         # A stack, not recursion: a tree can be deeper than the interpreter's limit.
@@ -140,37 +142,45 @@ def walk(paths: Iterable[PathLike], *, exclude: str | None = None) -> Iterator[F
                 mode = status.st_mode
                 if stat.S_ISDIR(mode):
                     if (status.st_dev, status.st_ino) != excluded:
-                        with os.scandir(path) as inside:
-                            waiting += _sorted(inside)
+                        inside, failure = _entries(path)
+                        waiting += inside
+                        if failure is not None:
+                            yield FoundFile(path, key_of(path), None, None, failure)
                     continue
             except (OSError, ValueError) as error:  # ValueError: a null byte in the path
                 reason = getattr(error, "strerror", None) or str(error)
                 yield _not_found(path, reason, "read")
                 continue
             if stat.S_ISREG(mode):
-                yield FoundFile(path, _key_beside_archives(path), status.st_size, file_time(status))
+                yield FoundFile(path, _file_key(path), status.st_size, file_time(status))
             else:
                 kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
                 yield _not_found(path, kind, "walk")
 
 
-def _key_beside_archives(path: str) -> str:
+def _entries(path: str) -> tuple[list[os.DirEntry[str]], Failure | None]:
+    """Return the entries of a folder, the first last; and what kept others from being read."""
+    found: list[os.DirEntry[str]] = []
+    failure = None
+    with os.scandir(path) as inside:
+        try:
+            found.extend(inside)
+        except OSError as error:
+            reason = f"after {len(found):,} entries: {error.strerror or error}"
+            failure = Failure(key_of(path), reason, "read")
+    return sorted(found, key=lambda entry: entry.name, reverse=True), failure
+
+
+def _file_key(path: str) -> str:
     r"""Return the key of a file; where it would look like that of a member, ``!`` is ``\x21``.
 
-    So a file named ``x.zip!a.jpg`` beside ``x.zip`` has a key of its own.
+    So a file named ``x.zip!a.jpg`` beside ``x.zip`` has a key of its own, whatever stands where.
     """
     key = key_of(path)
-    if "!" in path:
-        ends = [place for place, sign in enumerate(path) if sign == "!"]
-        if any(os.path.isfile(path[:end]) for end in ends):
-            doubled = key if "\\x" in key else key.replace("\\", "\\\\")
-            return doubled.replace("!", "\\x21")
+    if "!" in path and _LIKE_A_MEMBER.search(path):
+        doubled = key if "\\x" in key else key.replace("\\", "\\\\")
+        return doubled.replace("!", "\\x21")
     return key
-
-
-def _sorted(inside: Iterable[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder, the first last."""
-    return sorted(inside, key=lambda entry: entry.name, reverse=True)
 
 
 def _identity(path: str | None) -> tuple[int, int] | None:

@@ -54,22 +54,17 @@ class Intake:
     read_again: str
     interval: float
     commit: Callable[[], object]
-    _found: dict[int, FoundFile] = field(default_factory=dict)  # by number of their request
+    _last_commit: float = field(default_factory=time.monotonic)
+    # By number of the request: the file, and what it was
+    _found: dict[int, tuple[FoundFile, Failure | None]] = field(default_factory=dict)
     _batch: dict[str, Answer] = field(default_factory=dict)  # by key
     _contents: dict[int, Counter[str]] = field(default_factory=dict)  # of archives, by status
 
     def run(self, files: Iterator[FoundFile], pool: WorkerPool) -> None:
         """Take in all files; leave the last of them to the caller's commit."""
         specs = self.transaction().base.specs
-        last = time.monotonic()
         for answer in pool.map(self._requests(files), specs, self.marks.digests):
             self._take(answer)
-            is_time = time.monotonic() - last >= self.interval
-            if is_time or len(self._batch) >= _FILES_A_BATCH:
-                self._add()
-            if is_time:
-                self.commit()
-                last = time.monotonic()
             self.tell(self.report)
         self._add()
         self.tell(self.report)
@@ -86,16 +81,18 @@ class Intake:
                     answer = Answer(file.path, "failed", _facts(file.failure))
                     self._put(file.key, answer, file.failure)
             found = [file for file in chunk if file.failure is None]
-            for file, digest in self._to_read(found):
-                self._found[number] = file
+            for file, failure, item in self._to_read(found):
+                self._found[number] = file, failure
                 number += 1
-                yield Request(file.path, file.size or 0, digest)
+                yield Request(file.path, file.size or 0, item)
             self.tell(self.report)
 
-    def _to_read(self, found: list[FoundFile]) -> Iterator[tuple[FoundFile, str | None]]:
-        """Yield those files that must be read, and the SHA-256 that would make them unchanged."""
+    def _to_read(
+        self, found: list[FoundFile]
+    ) -> Iterator[tuple[FoundFile, Failure | None, str | None]]:
+        """Yield those that must be read, what they were, and the item that they may still be."""
         if self.read_again == "rehash":
-            yield from ((file, None) for file in found)
+            yield from ((file, None, None) for file in found)
             return
         stats = np.array([(file.size, file.mtime_ns) for file in found], np.int64).reshape(-1, 2)
         asked = {
@@ -109,30 +106,30 @@ class Intake:
             schema.LABEL_SEPARATOR.join(self.marks.labels),
             stats,
         )
-        digests = known.item_ids.view(np.uint8).reshape(-1, schema.ID_BYTES)
+        ids = known.item_ids.view(np.uint8).reshape(-1, schema.ID_BYTES)
         for i, file in enumerate(found):
             if not known.is_known[i]:
-                yield file, None
+                yield file, None, None
                 continue
             failure = Failure.of(file.key, known.problems[i]) if known.problems[i] else None
             status = failure.status if failure else "hashed"
             if self.read_again == "all":
-                is_hashed = status in ("hashed", "damaged")
-                yield file, digests[i].tobytes().hex() if is_hashed else None
+                is_whole = status in ("hashed", "opened")
+                yield file, failure, ids[i].tobytes().hex() if is_whole else None
             elif failure is None:
                 self._done(file)
                 self.report.unchanged += 1
             elif self._is_to_retry(failure):
-                yield file, None
+                yield file, failure, None
             else:
                 self._count_again(file, failure)
 
     def _is_to_retry(self, failure: Failure) -> bool:
-        if failure.status == "failed":
-            # What could not be read may be readable now, without another time or size.
-            return self.read_again == "failed" or failure.stage == "read"
-        has_failed = failure.status == "opened" and _contents(failure)["failed"] > 0
-        return self.read_again == "failed" and has_failed
+        if failure.status == "failed" and failure.stage == "read":
+            return True  # it may be readable now, without another time or size
+        contents = _contents(failure)
+        is_bad = failure.status in ("failed", "damaged") or contents["failed"] + contents["damaged"]
+        return self.read_again == "failed" and bool(is_bad)
 
     def _count_again(self, file: FoundFile, failure: Failure) -> None:
         """Count a file as it was, without reading it."""
@@ -154,7 +151,7 @@ class Intake:
     def _take(self, answer: Answer) -> None:
         """Count an answer if it ends here, or put it into the batch."""
         contents = self._contents.setdefault(answer.number, Counter())
-        file = self._found[answer.number]
+        file, known = self._found[answer.number]
         key = answer_key(answer, file.key)
         if answer.member is not None:
             failure = failure_of(answer, key)
@@ -165,6 +162,9 @@ class Intake:
         del self._found[answer.number]
         del self._contents[answer.number]
         facts = {"size": file.size, "mtime_ns": file.mtime_ns, **answer.facts}
+        if answer.status == "unchanged" and known is not None:
+            self._count_again(file, known)
+            return
         self._done(file)
         if answer.status == "unchanged":
             self.report.unchanged += 1
@@ -189,7 +189,7 @@ class Intake:
         self.on_failure(failure)
 
     def _put(self, key: str, answer: Answer, failure: Failure | None) -> None:
-        """Put a file into the batch, and count it if it is skipped or failed."""
+        """Put a file into the batch, count it if it is skipped or failed; add or commit if due."""
         if key in self._batch:  # a file whose name is that of a member: the other goes first
             self._add()
         self._batch[key] = answer
@@ -197,6 +197,12 @@ class Intake:
             self._count_failure(failure)
         if answer.status == "hashed":
             self.report.added += 1  # for the progress; settled by `_add`
+        is_time = time.monotonic() - self._last_commit >= self.interval
+        if is_time or len(self._batch) >= _FILES_A_BATCH:
+            self._add()
+        if is_time:
+            self.commit()
+            self._last_commit = time.monotonic()
 
     def _add(self) -> None:
         """Add the batch to the transaction; say what became of those that were hashed."""

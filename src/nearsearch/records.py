@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from nearsearch.checks import check_name
-from nearsearch.codes import DIGEST_BYTES, as_codes, as_digest, record_ids, to_hex
+from nearsearch.codes import DIGEST_BYTES, as_codes, as_digest, record_ids, to_hex, unhashed_id
 from nearsearch.errors import MetadataError, UsageError
 from nearsearch.store import schema
 from nearsearch.store.build import RawCodes
@@ -63,10 +63,9 @@ def batch_of_files(
     """Return the batch of files, hashed or not; `keys` are theirs, in the same order."""
     facts = [answer.facts for answer in answers]
     ids = np.frombuffer(b"".join(map(_file_id, facts)), np.uint8).reshape(-1, schema.ID_BYTES)
-    is_hashed = ["codes" in fact for fact in facts]
     kinds = [
-        schema.IMAGE if hashed else schema.UNHASHED if "sha256" in fact else schema.NOTHING
-        for hashed, fact in zip(is_hashed, facts, strict=True)
+        schema.IMAGE if "codes" in fact else schema.UNHASHED if "sha256" in fact else schema.NOTHING
+        for fact in facts
     ]
     items = pa.table(
         [
@@ -77,9 +76,9 @@ def batch_of_files(
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
     digests = {name: [_digest(fact, name) for fact in facts] for name in schema.DIGESTS.names}
-    # The id of what was hashed is its SHA-256.
-    pairs = zip(digests["sha256"], is_hashed, strict=True)
-    digests["sha256"] = [None if hashed else digest for digest, hashed in pairs]
+    is_whole = ["codes" in fact and "reason" not in fact for fact in facts]  # it is the id then
+    pairs = zip(digests["sha256"], is_whole, strict=True)
+    digests["sha256"] = [None if whole else digest for digest, whole in pairs]
     items = _with_digests(items, digests)
     members = _members(
         ids,
@@ -115,17 +114,13 @@ def problem_of(facts: Mapping[str, Any]) -> str | None:
 
 
 def _file_id(facts: Mapping[str, Any]) -> bytes:
-    """Return the id of the item that a file is.
-
-    One that has no code yet must not take the id that it will have when a later version, or one
-    with a plug-in, can read it: items do not change.
-    """
+    """Return the id of the item that a file is."""
     if "sha256" not in facts:
         return schema.NOTHING_ID
     digest = bytes.fromhex(facts["sha256"])
-    if "codes" in facts:
-        return digest
-    return hashlib.blake2b(digest, digest_size=32, person=b"nearsearch file").digest()
+    if "codes" not in facts:
+        return unhashed_id(digest)
+    return unhashed_id(digest, facts["reason"]) if "reason" in facts else digest
 
 
 def _digest(facts: Mapping[str, Any], name: str) -> bytes | None:

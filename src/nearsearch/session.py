@@ -72,7 +72,7 @@ class Session:
         if self.closed:
             raise ClosedError("writer")
 
-    def commit(self) -> None:
+    def commit(self, *, is_part: bool = False) -> None:
         """See `Writer.commit`."""
         erases, before = self.erases, self.manifest.generation
         made = self.transaction.commit(self._author, erase=erases, continues=self._continues)
@@ -83,20 +83,20 @@ class Session:
             if left:
                 raise EraseIncompleteError(self.root, [str(path) for path in left])
         if self.manifest.generation > before:
-            self._tidy()
+            self._tidy(is_part)
 
     def commit_part(self) -> None:
         """Commit a part of a long work; the next commit does not keep that generation."""
         before, continues = self.manifest.generation, self._continues
-        self.commit()
+        self.commit(is_part=True)
         self._continues = continues or self.manifest.generation > before
 
-    def _tidy(self) -> None:
+    def _tidy(self, is_part: bool) -> None:
         """Merge the shards that should be, as a commit of its own."""
         transaction, live = self.transaction, list(self.transaction.shards)
         try:
             if transaction.tidy():
-                self._begin(*transaction.commit(self._author))
+                self._begin(*transaction.commit(self._author, continues=is_part))
         except (OSError, NearsearchError, MemoryError) as error:
             transaction.discard()
             if not transaction.may_be_live:

@@ -69,8 +69,8 @@ class Limits:
 class Request(NamedTuple):
     """A file to hash. Its size in bytes, if known, helps to share files out.
 
-    `known` is the SHA-256 it had: if it still has it, it is not decoded and its status is
-    ``unchanged``.
+    `known` is the id, in hex, of the item it was: if its bytes still are, it is not decoded and its
+    status is ``unchanged``.
     """
 
     path: str

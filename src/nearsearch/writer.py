@@ -157,8 +157,8 @@ class Writer:
         commit_every: float | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
-        on_progress: Callable[[IngestReport], None] = lambda _: None,
-        on_failure: Callable[[Failure], None] = lambda _: None,
+        on_progress: Callable[[IngestReport], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> IngestReport:
         """Hash pictures and add them; folders are walked, archives opened. No file stops others.
 
@@ -216,8 +216,8 @@ class Writer:
             lambda: self._session.transaction,
             Marks(contribution, source, tuple(labels), tuple(digests)),
             IngestReport(),
-            on_progress,
-            on_failure,
+            on_progress or (lambda _: None),
+            on_failure or (lambda _: None),
             read_again,
             inf if commit_every is None else seconds("commit_every", commit_every),
             self._session.commit_part,

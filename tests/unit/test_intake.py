@@ -350,3 +350,179 @@ def test_rescans_look_files_up_in_bulk(writer, tree, monkeypatch):
     start = time.perf_counter()
     assert counts(writer.add_files(["t"])) == AGAIN
     assert time.perf_counter() - start < 5
+
+
+# --- what is known is not forgotten -----------------------------------------------------------
+
+
+def hits(path):
+    with ns.Index.open("i.ns") as index:
+        return index.query([path]).to_arrow()["key"].to_pylist()
+
+
+def test_a_file_that_cannot_be_read_any_more_keeps_what_is_known_of_it(writer, small_index):
+    shutil.copy("t/a.jpg", "query.jpg")
+    writer.add_files(["t/a.jpg"])
+    writer.commit()
+    os.utime("t/a.jpg", (5, 5))
+    for limits in (ns.Limits(max_bytes=10), ns.Limits(max_pixels=10)):
+        for _ in range(2):
+            assert counts(writer.add_files(["t/a.jpg"], limits=limits)) == {"failed": 1}
+        writer.commit()
+        assert hits("query.jpg") == ["t/a.jpg"]
+    os.unlink("t/a.jpg")
+    os.symlink("b.jpg", "t/a.jpg")
+    assert counts(writer.add_files(["t"]))["skipped"] == 4
+    writer.commit()
+    assert "t/a.jpg" in hits("query.jpg")
+    # Another picture in its place is another matter.
+    os.unlink("t/a.jpg")
+    shutil.copy(small_index.pictures / "c.jpg", "t/a.jpg")
+    assert counts(writer.add_files(["t/a.jpg"])) == {"replaced": 1}
+
+
+def test_a_merge_does_not_put_a_failure_in_the_place_of_a_code(writer):
+    writer.add_files(["t/a.jpg"])
+    writer.commit()
+    with ns.Writer.open("later.ns", create=True) as later:
+        later.add_files(["t/a.jpg"], limits=ns.Limits(max_pixels=10))
+    report = writer.merge("later.ns")
+    assert (report.replaced, report.left_out) == (0, 1)
+    writer.commit()
+    with ns.Index.open("i.ns") as index:
+        assert index.stats()["failed"] == 0
+    with ns.Writer.open("later.ns") as later:
+        assert later.merge("i.ns").replaced == 1
+
+
+def film(path, picture, n=6):
+    frames = [picture(seed).convert("P") for seed in range(60, 60 + n)]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=500)
+
+
+def test_what_was_read_in_part_can_be_completed_later(writer, picture):
+    film("t/film.gif", picture)
+    picture(65).save("last.png")
+    few = ns.Limits(max_pixels=240 * 180)
+    assert writer.add_files(["t/film.gif"], limits=few).damaged == 1
+    writer.commit()
+    assert hits("last.png") == []
+    assert counts(writer.add_files(["t/film.gif"])) == {"unchanged": 1}
+    report = writer.add_files(["t/film.gif"], read_again="failed")
+    assert (counts(report), report.damaged) == ({"replaced": 1}, 0)
+    writer.commit()
+    assert hits("last.png") == ["t/film.gif"]
+    # And what is whole is not replaced by less of the same.
+    report = writer.add_files(["t/film.gif"], limits=few, read_again="rehash")
+    assert (counts(report), report.damaged) == ({"unchanged": 1}, 1)
+    writer.commit()
+    assert hits("last.png") == ["t/film.gif"]
+    assert ns.verify("i.ns") == []
+
+
+def test_files_that_are_no_pictures_by_their_bytes_are_found_by_digest(writer):
+    with open("t/garbage.jpg", "wb") as file:
+        file.write(b"overwritten header" + bytes(5000))
+    with open("t/some.zip", "rb") as file:
+        archive = file.read()
+    with open("t/cut.zip", "wb") as file:
+        file.write(archive[:30])
+    writer.add_files(["t"])
+    writer.commit()
+    with ns.Index.open("i.ns") as index:
+        for name in ("garbage.jpg", "cut.zip", "some.zip"):
+            with open(f"t/{name}", "rb") as file:
+                digest = hashlib.file_digest(file, "md5").digest()
+            (row,) = index.lookup([digest]).to_arrow().to_pylist()
+            assert (row["key"], row["kind"]) == (f"t/{name}", "unhashed")
+
+
+def test_members_of_archives_that_were_removed_come_back_when_added_again(writer):
+    writer.add_files(["t/some.zip"])
+    writer.commit()
+    assert writer.remove(where='format == "JPEG"') == 2
+    assert counts(writer.add_files(["t/some.zip"])) == {
+        "added": 2,
+        "skipped": 1,
+        "failed": 1,
+    }
+    writer.commit()
+    assert writer.remove(keys=["t/some.zip!a.jpg"]) == 1
+    writer.commit()
+    assert counts(writer.add_files(["t/some.zip"]))["added"] == 1
+    assert ns.verify("i.ns") == []
+
+
+def test_archives_with_the_same_digest_are_not_decoded_again(writer, monkeypatch):
+    from nearsearch import workers
+
+    writer.add_files(["t"])
+    # A process that cannot decode any more still tells that nothing changed.
+    command = workers._COMMAND.replace(
+        "from nearsearch.media.worker import main;",
+        "import nearsearch.media.fingerprint as f; f._seen = None;"
+        "from nearsearch.media.worker import main;",
+    )
+    assert command != workers._COMMAND
+    monkeypatch.setattr(workers, "_COMMAND", command)
+    report = writer.add_files(["t"], read_again="all", workers=1)
+    assert counts(report) == AGAIN
+    assert {f.key for f in report.failures if "NoneType" in f.reason} == {"t/broken.png"}
+
+
+def test_damage_is_told_again_when_digests_are_checked(writer, small_index):
+    data = (small_index.pictures / "a.jpg").read_bytes()
+    with open("t/cut.jpg", "wb") as file:
+        file.write(data[: len(data) * 2 // 3])
+    first = writer.add_files(["t/cut.jpg"])
+    for mode in ("all", "failed", "rehash"):
+        again = writer.add_files(["t/cut.jpg"], read_again=mode)
+        assert (counts(again), again.damaged) == ({"unchanged": 1}, 1), mode
+        assert again.failures == first.failures
+
+
+def test_long_runs_keep_the_generation_before_them(writer, monkeypatch):
+    from nearsearch import intake, plan
+
+    monkeypatch.setattr(intake, "_FILES_A_BATCH", 1)
+    monkeypatch.setattr(plan, "MOST_MERGED_AT_COMMIT", 2)  # so that others come after it
+    before = writer.commit()
+    for number in range(60):
+        os.symlink("a.jpg", f"t/link{number}")
+    writer.add_files(["t"], commit_every=0)
+    after = writer.commit()
+    with ns.Index.open("i.ns") as index:
+        assert any("compact" in commit.actions for commit in index.log())
+        assert before in index.kept_generations()
+        assert len(index.kept_generations()) <= 4
+        assert after > 40  # also links are committed on the way
+
+
+def test_what_can_be_read_of_a_folder_is_added(writer, monkeypatch):
+    from nearsearch import ingest
+
+    real = os.scandir
+
+    class Failing:
+        def __init__(self, path):
+            self.inner, self.path = real(path), path
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.inner.close()
+
+        def __iter__(self):
+            for number, entry in enumerate(self.inner):
+                if number == 4 and self.path == "t":
+                    raise OSError(5, "Input/output error")
+                yield entry
+
+    monkeypatch.setattr(ingest.os, "scandir", Failing)
+    found = list(ingest.walk(["t"]))
+    problems = [file.failure for file in found if file.failure is not None]
+    assert [(f.key, f.reason, f.stage) for f in problems] == [
+        ("t", "after 4 entries: Input/output error", "read")
+    ]
+    assert len(found) >= 4

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from nearsearch.checks import file_time
+from nearsearch.codes import unhashed_id
 from nearsearch.errors import MediaError, NotMediaError
 from nearsearch.hashers import hash_pixels
 from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from nearsearch.spec import Spec
 
 _HEAD: Final = 4096
+_CHUNK: Final = 1 << 20
 MEDIA_SUFFIXES: Final = tuple(
     f".{name}"
     for name in (
@@ -51,7 +54,7 @@ def outcomes(
     Parameters
     ----------
     known
-        The SHA-256 the file had; if it is still the same it is not decoded.
+        The id, in hex, of the item that the file was; if its bytes still are, it is not decoded.
     after
         The place of the member of an archive that was reached before.
 
@@ -75,14 +78,40 @@ def outcomes(
             before = os.fstat(file.fileno())
             facts = {"size": before.st_size, "mtime_ns": file_time(before)}
             if container_format(file):
+                facts |= _digests_of(file, wanted)
+                if unhashed_id(bytes.fromhex(facts["sha256"])).hex() == known:
+                    yield {"status": "unchanged", **facts}
+                    return
                 yield from _archive(path, file, wanted, facts, after)
             else:
                 data = _read(path, file, wanted.bounds.max_bytes)
-                if (len(data), file_time(os.fstat(file.fileno()))) != tuple(facts.values()):
+                now = os.fstat(file.fileno())
+                if (len(data), file_time(now)) != (facts["size"], facts["mtime_ns"]):
                     raise MediaError("changed while it was read", "read")
                 yield from _picture(data, wanted, facts, known)
     except Exception as error:  # one file's surprise must not end the others' work
-        yield {**_explained(error), **facts}
+        outcome = {**_explained(error), **facts}
+        if outcome["status"] == "failed" and "sha256" not in outcome:
+            # What cannot be decoded can still be known by its digest; but all empty files have one.
+            with suppress(OSError, MediaError), _open(path) as file:
+                if 0 < facts.get("size", 0) <= wanted.bounds.max_bytes:
+                    outcome |= _digests_of(file, wanted)
+        yield outcome
+
+
+def _digests_of(file: BinaryIO, wanted: Wanted) -> dict[str, str]:
+    """Return the digests of a file that is not held in memory, by name, in hex."""
+    hashes = {name: _hash(name) for name in ("sha256", *wanted.digests)}
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
+        for made in hashes.values():
+            made.update(chunk)
+    file.seek(0)
+    return {name: made.hexdigest() for name, made in hashes.items()}
+
+
+def _hash(name: str, data: bytes = b"") -> Any:
+    return hashlib.new(name, data, usedforsecurity=False)
 
 
 def _nothing(_: bytes) -> None:
@@ -148,7 +177,7 @@ def _archive(
             outcome = {**_explained(error), **own}
         yield {**outcome, "member": member.name}
     now = os.fstat(file.fileno())
-    if (now.st_size, file_time(now)) != tuple(facts.values()):
+    if (now.st_size, file_time(now)) != (facts["size"], facts["mtime_ns"]):
         raise MediaError("changed while it was read", "read")
     yield {"status": "opened", "reason": "an archive", "stage": "archive", **facts}
 
@@ -162,8 +191,7 @@ def _picture(
         yield {"status": "unchanged", **facts}
         return
     facts["sha256"] = digest
-    for name in wanted.digests:
-        facts[name] = hashlib.new(name, data, usedforsecurity=False).hexdigest()
+    facts |= {name: _hash(name, data).hexdigest() for name in wanted.digests}
     yield {"status": "hashed", **facts, **_seen(data, wanted)}
 
 

@@ -49,8 +49,13 @@ def look_up_table(items: pa.Table) -> pa.Table | None:
 
 def _prefixes(column: pa.Array) -> NDArray[np.uint64]:
     """Return the first eight bytes of each digest as a number of the same order."""
-    heads = pc.binary_slice(column.cast(pa.binary()), 0, 8)
-    return np.frombuffer(b"".join(heads.to_pylist()), ">u8").astype(np.uint64)
+    if not pa.types.is_fixed_size_binary(column.type):
+        lengths = pc.binary_length(column)
+        if not pc.all(pc.equal(lengths, schema.ID_BYTES)).as_py():  # another's file, and damaged
+            return np.zeros(len(column), np.uint64)
+        column = column.cast(pa.binary(schema.ID_BYTES))
+    heads = np.ascontiguousarray(schema.fixed_bytes(column)[:, :8])
+    return heads.view(">u8").ravel().astype(np.uint64)
 
 
 def find(shard: Shard, digests: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

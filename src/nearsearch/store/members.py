@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from nearsearch.errors import DuplicateKeyError
 from nearsearch.kernels.keys import hash_strings
+from nearsearch.matches import Failure
 from nearsearch.store import schema
 from nearsearch.store.tombstones import without
 
@@ -116,6 +117,33 @@ def _hash(texts: pa.Array, seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return hashes
 
 
+def archives_of(gone: pa.Table) -> set[tuple[str, str]]:
+    """Return contribution and key of what members may be in, by their keys ``archive!name``."""
+    inside = gone.filter(pc.match_substring(gone["key"], "!"))
+    pairs = zip(inside["contribution"].to_pylist(), inside["key"].to_pylist(), strict=True)
+    return {
+        (contribution, key[:end])
+        for contribution, key in pairs
+        for end, sign in enumerate(key)
+        if sign == "!"
+    }
+
+
+def opened_archives(opened: Shard, wanted: set[tuple[str, str]]) -> NDArray[np.int64]:
+    """Return the members of these contributions and keys that stand for archives that were read."""
+    contributions, keys = zip(*sorted(wanted), strict=True)
+    table = pa.table(
+        {
+            "contribution": pa.array(contributions).dictionary_encode(),
+            "key": pa.array(keys, pa.large_string()),
+        }
+    )
+    _, row = same_key(opened, table, hash_keys(table))
+    problems = opened.take_members(row, ["problem"])["problem"].to_pylist()
+    is_opened = [p is not None and Failure.of("", p).status == "opened" for p in problems]
+    return np.sort(row[np.array(is_opened, np.bool_)])
+
+
 def first_of_key(members: pa.Table, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Tell which members of a batch, all of one contribution, are the first of their key.
 
@@ -171,6 +199,18 @@ def same_columns(old: pa.Table, new: pa.Table) -> NDArray[np.bool_]:
     return same
 
 
+def standing(members: pa.Table) -> NDArray[np.int8]:
+    """Rank members by what is known of the file: 2 all, 1 a part, or an opened archive; else 0."""
+    found = np.full(len(members), 2, np.int8)
+    problems = schema.one_array(members["problem"])
+    if problems.null_count < len(problems):
+        ranks = {"damaged": 1, "opened": 1}
+        for row, problem in enumerate(problems.to_pylist()):
+            if problem is not None:
+                found[row] = ranks.get(Failure.of("", problem).status, 0)
+    return found
+
+
 def same_values(left: Any, right: Any) -> NDArray[np.bool_]:
     """Compare two columns row by row; null equals null, and NaN equals NaN."""
     if pa.types.is_dictionary(left.type):
@@ -199,9 +239,11 @@ def are_same(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
 def are_later(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
     """Tell for each pair of members whether the left one is to replace the right one.
 
-    A total order, so that the answer for both ways is never twice yes: by time of adding, then by
-    everything else. Members that are the same do not replace each other.
+    A total order, so that the answer for both ways is never twice yes: a file that was hashed goes
+    before one that was not, then by time of adding, then by everything else. Members that are the
+    same do not replace each other.
     """
+    ranks = standing(left), standing(right)
     times = [
         schema.one_array(part["added_at"]).cast(pa.int64()).to_numpy() for part in (left, right)
     ]
@@ -211,7 +253,7 @@ def are_later(left: pa.Table, right: pa.Table) -> NDArray[np.bool_]:
         names = sorted({*left.column_names, *right.column_names})
         texts = [_texts(part.take(pa.array(tied)), names) for part in (left, right)]
         later[tied] = [ours > theirs for ours, theirs in zip(*texts, strict=True)]
-    return later
+    return np.where(ranks[0] == ranks[1], later, ranks[0] > ranks[1])
 
 
 def _texts(table: pa.Table, names: list[str]) -> list[list[str]]:

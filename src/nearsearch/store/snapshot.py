@@ -239,10 +239,12 @@ _DESCRIPTION = pa.schema([field.with_nullable(True) for field in (*_ROW_FIELDS, 
 
 
 def _with_sha256(table: pa.Table, ids: NDArray[np.bytes_]) -> pa.Table:
-    """Fill in the SHA-256 of files that were hashed: it is their id."""
+    """Fill in the SHA-256 of files that were hashed whole: it is their id."""
     own = schema.from_fixed_bytes(ids.view(np.uint8).reshape(-1, schema.ID_BYTES))
-    is_image = pc.equal(table["kind"].cast(pa.string()), schema.IMAGE)
-    filled = pc.if_else(is_image, own.cast(pa.binary()), table["sha256"])
+    is_whole = pc.and_(
+        pc.equal(table["kind"].cast(pa.string()), schema.IMAGE), pc.is_null(table["sha256"])
+    )
+    filled = pc.if_else(is_whole, own.cast(pa.binary()), table["sha256"])
     return table.set_column(table.column_names.index("sha256"), "sha256", filled)
 
 

@@ -129,6 +129,11 @@ class Transaction:
                 continue
             position = asked[position]
             old, new = opened.take_members(row), batch.members.take(pa.array(position))
+            stays = self._stays(opened, row, old, new, batch, position)
+            kept[position[stays]] = False
+            status[position[stays]] = UNCHANGED
+            position, row = position[~stays], row[~stays]
+            old, new = old.filter(pa.array(~stays)), new.filter(pa.array(~stays))
             same = (opened.member_ids[row] == ids[position]) & members.same_columns(old, new)
             status[position[same]] = UNCHANGED
             # The same in all but its time: the new time is kept, so that it is known next time.
@@ -174,6 +179,26 @@ class Transaction:
                 known = self._columns[name]
                 raise MetadataError(name, f"the index has it as {known}, this batch as {kind}")
         self._columns |= new
+
+    def _stays(
+        self,
+        opened: Shard,
+        row: NDArray[np.int64],
+        old: pa.Table,
+        new: pa.Table,
+        batch: Batch,
+        position: NDArray[np.int64],
+    ) -> NDArray[np.bool_]:
+        """Tell which old members say more of a file than the new ones: those are left out.
+
+        What is known of a file that cannot be read now, or not any more as whole, is not forgotten.
+        """
+        ranks = members.standing(new)
+        stays: NDArray[np.bool_] = (ranks == 0) & (members.standing(old) > 0)
+        for i in np.flatnonzero(ranks == 1) if "sha256" in batch.items.column_names else ():
+            digest = batch.items["sha256"][int(position[i])].as_py()
+            stays[i] = digest == opened.member_ids[row[i]].ljust(schema.ID_BYTES, b"\0")
+        return stays
 
     def _firsts(self, ids: NDArray[np.bytes_], kept: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the kept records that are the first of their item, in order of item ids."""
@@ -226,15 +251,19 @@ class Transaction:
         self.check_usable()
         for opened in self._shards:
             self._shards.check(opened, ("items", "members"))
-        total = 0
+        total, archives = 0, set[tuple[str, str]]()
         for opened in self._shards:
             rows = choose(opened)
             rows = rows[~contains(opened.tombstones.members, rows)]
             if len(rows):
-                gone = opened.take_members(rows, ["contribution"])
+                gone = opened.take_members(rows, ["contribution", "key"])
                 self._changed.update(gone["contribution"].cast(pa.string()).unique().to_pylist())
+                archives |= members.archives_of(gone)
                 self._shards.bury(opened, rows)
                 total += len(rows)
+        # An archive of which a member was removed is no longer known as a whole.
+        for opened in self._shards if archives else ():
+            self._shards.bury(opened, members.opened_archives(opened, archives))
         if total:
             self._actions["remove"] = None
             self._counts["removed"] += total
