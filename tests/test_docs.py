@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import re
@@ -129,11 +130,16 @@ def test_format_page_has_the_ids_of_items(tmp_path):
     from nearsearch.store import manifest as manifests
     from nearsearch.store.shard import open_shard
 
+    from nearsearch.synthetic import make_picture
+
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff cut")
+    stream = io.BytesIO()
+    Image.fromarray(make_picture(1, "leaves", 200, 200)).save(stream, "JPEG")
+    (tmp_path / "part.jpg").write_bytes(stream.getvalue()[:-2000])
     (tmp_path / "note.txt").write_text("not read")
     code, md5, sha1 = bytes([0xAB] * 32), bytes([1] * 16), bytes([2] * 20)
     with ns.Writer.open(tmp_path / "i.ns", create=True) as writer:
-        writer.add_files([tmp_path / "cut.jpg", tmp_path / "note.txt"])
+        report = writer.add_files([tmp_path / f"{n}" for n in ("cut.jpg", "note.txt", "part.jpg")])
         writer.add_codes([code.hex()], keys=["code"])
         writer.add_codes([code.hex()], keys=["both"], digests={"md5": [md5]})
         writer.add_digests({"sha1": [sha1]}, keys=["digest"])
@@ -145,6 +151,7 @@ def test_format_page_has_the_ids_of_items(tmp_path):
     kinds = dict(zip(shard.item_ids.tolist(), shard.items["kind"].to_pylist(), strict=True))
     assert {name: kinds.get(item.rstrip(b"\0")) for name, item in found.items()} == {
         "cut.jpg": "unhashed",
+        "part.jpg": "image",
         "note.txt": "nothing",
         "code": "record",
         "both": "record",
@@ -158,8 +165,11 @@ def test_format_page_has_the_ids_of_items(tmp_path):
     quality = (-1).to_bytes(8, "little", signed=True)
     own, nothing = blake2b(code + quality, b"nearsearch code", b"pdq-256/1"), bytes(32)
     sha256 = hashlib.sha256((tmp_path / "cut.jpg").read_bytes()).digest()
+    part = hashlib.sha256((tmp_path / "part.jpg").read_bytes()).digest()
+    (damage,) = (failure.reason for failure in report.failures if failure.status == "damaged")
     assert found == {
         "cut.jpg": blake2b(sha256, b"nearsearch file"),
+        "part.jpg": blake2b(part + damage.encode(), b"nearsearch file"),
         "note.txt": nothing,
         "code": own,
         "both": blake2b(own + md5.ljust(32, b"\0") + nothing * 2, b"nearsearch hash"),
