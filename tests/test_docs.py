@@ -129,7 +129,6 @@ def test_format_page_has_the_ids_of_items(tmp_path):
     import nearsearch as ns
     from nearsearch.store import manifest as manifests
     from nearsearch.store.shard import open_shard
-
     from nearsearch.synthetic import make_picture
 
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff cut")
