@@ -126,6 +126,8 @@ def test_format_page_has_every_kind_of_item():
 
 def test_format_page_has_the_ids_of_items(tmp_path):
     """Computed as the page says, from what the page says they are made of."""
+    from PIL import Image
+
     import nearsearch as ns
     from nearsearch.store import manifest as manifests
     from nearsearch.store.shard import open_shard
