@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
 from nearsearch.codes import DIGEST_BYTES, as_codes
-from nearsearch.ingest import key_of, path_list
+from nearsearch.errors import UsageError
+from nearsearch.ingest import FoundFile, key_of, path_list
 from nearsearch.matches import Failure
 from nearsearch.spec import get_spec
-from nearsearch.workers import WorkerPool
+from nearsearch.workers import Request, WorkerPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from nearsearch.ingest import PathLike
     from nearsearch.spec import Spec
     from nearsearch.workers import Answer, Limits
+
+NO_FILES: Final = {"reason": "an archive without files", "stage": "sniff"}
+_MOST_HELD: Final = 1024  # files, whose answers wait for their turn
 
 
 class View(NamedTuple):
@@ -79,6 +83,8 @@ def hash_stream(
 ) -> Iterator[FileHashes]:
     """Hash files in worker processes, and yield them as they come, in the order of `paths`.
 
+    What comes behind a slow file waits for it: 1,024 files at most, then no more are begun.
+
     Parameters
     ----------
     paths
@@ -88,7 +94,7 @@ def hash_stream(
     digests
         Digests to take beside SHA-256.
     limits, workers
-        What one file may cost; how many processes, by default one a core. Not with `pool`.
+        What one file may cost; how many processes, by default one a core. Not beside `pool`.
     pool
         Processes to use and leave running; without it they are started for this call.
 
@@ -96,18 +102,68 @@ def hash_stream(
     ------
     UnknownSpecError
         This version does not know a spec.
+    UsageError
+        `limits` or `workers` beside `pool`, which has its own.
     WorkerStartError
         The processes do not start.
     """
+    texts = map(_text, paths)
+    files = (FoundFile(text, key_of(text), None, None) for text in texts)
+    return hash_found(files, specs, digests=digests, limits=limits, workers=workers, pool=pool)
+
+
+def hash_found(
+    files: Iterable[FoundFile],
+    specs: Sequence[str | Spec],
+    *,
+    digests: Sequence[str] = ("md5", "sha1"),
+    limits: Limits | None = None,
+    workers: int | None = None,
+    pool: WorkerPool | None = None,
+) -> Iterator[FileHashes]:
+    """Hash the files of a walk under their keys; see `hash_stream`.
+
+    What the walk found in place of a file has its place too.
+    """
+    if pool is not None and (limits, workers) != (None, None):
+        raise UsageError("limits and workers belong to the pool: give them to WorkerPool")
     wanted = [get_spec(spec) for spec in specs]
     used = pool or WorkerPool(workers, limits)
+    return _hashed(files, wanted, digests, used, is_ours=pool is None)
+
+
+def _hashed(
+    files: Iterable[FoundFile],
+    specs: Sequence[Spec],
+    digests: Sequence[str],
+    pool: WorkerPool,
+    *,
+    is_ours: bool,
+) -> Iterator[FileHashes]:
+    keys: deque[str] = deque()  # of the files whose turn has not ended
+
+    def requests() -> Iterator[Request]:
+        for file in files:
+            keys.append(file.key)
+            request = Request(file.path, failure=file.failure)
+            yield request if file.size is None else request._replace(size=file.size)
+
+    is_empty = True  # of the archive whose members come
     try:
-        for answer in in_order(used.map(map(_text, paths), wanted, digests)):
+        for answer in in_order(pool.map(requests(), specs, digests, window=_MOST_HELD)):
+            if answer.member is not None:
+                is_empty = False
+                yield _file_hashes(answer, keys[0])
+                continue
+            key = keys.popleft()
             if answer.status != "opened":
-                yield _file_hashes(answer)
+                yield _file_hashes(answer, key)
+            elif is_empty:
+                yield _file_hashes(answer._replace(facts={**answer.facts, **NO_FILES}), key)
+            is_empty = True
     finally:
-        if pool is None:
-            used.close()
+        if is_ours:
+            pool.close()
 
 
 def _text(path: PathLike) -> str:
@@ -117,7 +173,8 @@ def _text(path: PathLike) -> str:
 def in_order(answers: Iterable[Answer]) -> Iterator[Answer]:
     """Yield answers by the number of their request, those of its members before its own.
 
-    Holds what came before its turn: the files that the other processes finish while one is at work.
+    Holds what came before its turn: the files that the other processes finish while one is at work,
+    no more of them than the `window` of `WorkerPool.map`.
     """
     waiting: defaultdict[int, list[Answer]] = defaultdict(list)
     turn = 0
@@ -146,9 +203,9 @@ def failure_of(answer: Answer, key: str) -> Failure | None:
     return Failure(key, facts["reason"], facts["stage"]) if "reason" in facts else None
 
 
-def _file_hashes(answer: Answer) -> FileHashes:
+def _file_hashes(answer: Answer, key: str) -> FileHashes:
     facts: dict[str, Any] = answer.facts
-    key = answer_key(answer, key_of(answer.path))
+    key = answer_key(answer, key)
     names = ("sha256", "md5", "sha1", "size", "format", "width", "height")
     views = {
         spec: [View(*view) for view in views] for spec, views in facts.get("codes", {}).items()
@@ -202,7 +259,7 @@ def hash_files(
     spec
         Name of the spec, or the spec.
     limits
-        What one file may cost; not together with `pool`.
+        What one file may cost; not beside `pool`, which has its own.
     pool
         Processes to use and leave running; without it they are started for this call.
 
@@ -210,6 +267,8 @@ def hash_files(
     ------
     UnknownSpecError
         This version does not know the spec.
+    UsageError
+        `limits` beside `pool`.
     WorkerStartError
         The processes do not start.
     """

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Self
 
+    from nearsearch.matches import Failure
     from nearsearch.spec import Spec
 
 _START_SECONDS: Final = 300  # the first start on a machine compiles the kernels
@@ -37,7 +38,7 @@ _COMMAND: Final = (
 # of small ones, or commit. Few, because they wait where another process may be idle.
 _MOST_AHEAD: Final = 16
 _BYTES_AHEAD: Final = 1 << 20  # of files
-_TEXT_AHEAD: Final = 1 << 15  # of requests: what a pipe holds, so that handing over never waits
+_NO_WINDOW: Final = 1 << 62
 _TRIES: Final = 2  # a process may be killed by others, as when memory is short
 _MOST_FAILED_STARTS: Final = 3  # in a row
 _MOST_CRASHES: Final = 16  # of one archive
@@ -70,12 +71,13 @@ class Request(NamedTuple):
     """A file to hash. Its size in bytes, if known, helps to share files out.
 
     `known` is the id, in hex, of the item it was: if its bytes still are, it is not decoded and its
-    status is ``unchanged``.
+    status is ``unchanged``. Where `failure` is set the file is not read: that is its answer.
     """
 
     path: str
     size: int = _BYTES_AHEAD
     known: str | None = None
+    failure: Failure | None = None
 
 
 class Answer(NamedTuple):
@@ -117,6 +119,30 @@ class _Task:
         return self.answer("failed", {"reason": reason, "stage": "worker"}, member)
 
 
+class _Queue:
+    """Requests that wait for a process: those to be tried again, then new ones."""
+
+    def __init__(self, requests: Iterable[str | Request], window: int) -> None:
+        self._new, self._window = iter(requests), window
+        self._number, self._end = 0, window  # of the next new one; too far ahead from here
+        self.again: deque[_Task] = deque()
+
+    def next(self, workers: Sequence[_Worker]) -> _Task | None:
+        """Return the next task, or None if there is none, or none for now."""
+        if self.again:
+            return self.again.popleft()
+        if self._number >= self._end:
+            tasks = (task.number for worker in workers for task in worker.tasks)
+            self._end = min(tasks, default=self._number) + self._window
+        request = next(self._new, None) if self._number < self._end else None
+        if request is None:
+            return None
+        self._number += 1
+        if isinstance(request, str):
+            request = Request(request)
+        return _Task(self._number - 1, request)
+
+
 class WorkerPool:
     """Hashing processes, started on first use and kept until `close`. For one thread at a time."""
 
@@ -150,6 +176,8 @@ class WorkerPool:
         requests: Iterable[str | Request],
         specs: Sequence[Spec],
         digests: Sequence[str] = ("md5", "sha1"),
+        *,
+        window: int = _NO_WINDOW,
     ) -> Iterator[Answer]:
         """Hash each file under `specs` and yield its answer, in order of completion.
 
@@ -161,38 +189,42 @@ class WorkerPool:
         ----------
         digests
             Which digests to take beside SHA-256.
+        window
+            How far files may run ahead of the oldest that has no answer. A caller who needs their
+            order holds that many behind a slow one; meanwhile the other processes may idle.
 
         Raises
         ------
         WorkerStartError
             A process did not come up at all: a broken installation, not a broken file.
         """
-        waiting = (
-            _Task(number, Request(request) if isinstance(request, str) else request)
-            for number, request in enumerate(requests)
-        )
-        again: deque[_Task] = deque()
+        queue = _Queue(requests, window)
         wanted = {"specs": [spec.to_json() for spec in specs], "digests": list(digests)}
         wanted |= asdict(self._limits)  # 20 us, so not for each file
         done = False
         try:
             with selectors.DefaultSelector() as selector:
                 while True:
-                    self._feed(selector, waiting, again, wanted)
-                    busy = [key.data for key in selector.get_map().values()]
+                    yield from self._feed(selector, queue, wanted)
+                    busy = {key.data for key in selector.get_map().values()}
                     if not busy:
                         break
                     soonest = min(worker.deadline for worker in busy)
                     ready = selector.select(min(3600.0, max(0.0, soonest - time.monotonic())))
-                    arrived = {key.data for key, _ in ready}
+                    for key, events in ready:
+                        if events & selectors.EVENT_WRITE and key.data.send():
+                            selector.unregister(key.fileobj)
+                    arrived = {key.data for key, events in ready if events & selectors.EVENT_READ}
                     for worker in arrived | _late(busy):
                         # What has arrived counts, however late we come for it.
                         answers = self._answers(worker, worker in arrived)
                         if not worker.tasks or worker.ended:
-                            selector.unregister(worker.output)
+                            for key in [*selector.get_map().values()]:
+                                if key.data is worker:
+                                    selector.unregister(key.fileobj)
                         if worker.ended:
                             self._workers.remove(worker)
-                            again.extend(worker.tasks)
+                            queue.again.extend(worker.tasks)
                         yield from answers
             done = True
         finally:
@@ -216,11 +248,13 @@ class WorkerPool:
     def _feed(
         self,
         selector: selectors.BaseSelector,
-        waiting: Iterator[_Task],
-        again: deque[_Task],
+        queue: _Queue,
         wanted: dict[str, Any],
-    ) -> None:
-        """Hand files to the processes that have room, starting some while there are files."""
+    ) -> Iterator[Answer]:
+        """Hand files to the processes that have room, starting some while there are files.
+
+        Yields the answers that need no process.
+        """
         for worker in [worker for worker in self._workers if worker.is_dead]:
             worker.end()
             self._workers.remove(worker)
@@ -232,18 +266,24 @@ class WorkerPool:
                 idlest = None
             elif idlest is None:
                 return
-            task = again.popleft() if again else next(waiting, None)
+            task = queue.next(self._workers)
             if task is None:
                 return
+            failure = task.request.failure
+            if failure is not None:
+                facts = {"reason": failure.reason, "stage": failure.stage}
+                yield task.answer(failure.status, facts)
+                continue
             if idlest is None:
                 self._workers.append(_Worker(self._limits))
             worker = idlest or self._workers[-1]
             if not worker.tasks:
                 selector.register(worker.output, selectors.EVENT_READ, worker)
-            worker.ask(task, wanted)
+            if not worker.ask(task, wanted):
+                selector.register(worker.input, selectors.EVENT_WRITE, worker)
 
 
-def _late(workers: Sequence[_Worker]) -> set[_Worker]:
+def _late(workers: Iterable[_Worker]) -> set[_Worker]:
     now = time.monotonic()
     return {worker for worker in workers if worker.deadline <= now}
 
@@ -274,11 +314,12 @@ class _Worker:
         os.close(lifeline)
         if self._process.stdin is None or self._process.stdout is None:
             raise WorkerStartError("no pipes")
-        self._input, self.output = self._process.stdin, self._process.stdout
-        self._buffer = bytearray()
+        self.input, self.output = self._process.stdin, self._process.stdout
+        # Never wait for it to read: it may wait for us to read its answers, or hang.
+        os.set_blocking(self.input.fileno(), False)
+        self._unsent, self._buffer = bytearray(), bytearray()
         self.is_ready = False
         self.tasks: deque[_Task] = deque()  # the first is in work
-        self._lengths: deque[int] = deque()  # of their requests
         self.deadline = time.monotonic() + _START_SECONDS
         self.ended = False
 
@@ -293,12 +334,12 @@ class _Worker:
         return not self.tasks or (
             len(self.tasks) <= _MOST_AHEAD
             and sum(task.request.size for task in list(self.tasks)[1:]) < _BYTES_AHEAD
-            and sum(self._lengths) < _TEXT_AHEAD
+            and not self._unsent
             and all(task.tries == 0 for task in self.tasks)
         )
 
-    def ask(self, task: _Task, wanted: dict[str, Any]) -> None:
-        """Hand over one file."""
+    def ask(self, task: _Task, wanted: dict[str, Any]) -> bool:
+        """Hand over one file; return whether the pipe took all of the request, as `send`."""
         request = {
             # the worker has a folder of its own
             "path": os.path.join(os.getcwd(), task.request.path),
@@ -309,12 +350,16 @@ class _Worker:
         if not self.tasks:
             self._set_deadline()
         self.tasks.append(task)
-        text = json.dumps(request).encode("ascii") + b"\n"
-        self._lengths.append(len(text))
+        self._unsent += json.dumps(request).encode("ascii") + b"\n"
+        return self.send()
+
+    def send(self) -> bool:
+        """Write what the pipe takes of the requests; return whether that was all."""
         try:
-            self._input.write(text)
+            del self._unsent[: self.input.write(self._unsent) or 0]
         except BrokenPipeError:
-            return  # it died idle: the end of its output, which is read next, says so
+            self._unsent.clear()  # it died: the end of its output, which is read next, says so
+        return not self._unsent
 
     def answers(self) -> list[Answer]:
         """Take what has arrived; return the answers that are complete."""
@@ -345,7 +390,6 @@ class _Worker:
                 task.member, task.tries = None, 0
                 if member is None:
                     self.tasks.popleft()
-                    self._lengths.popleft()
                 else:
                     task.pass_member()
             else:
@@ -366,7 +410,7 @@ class _Worker:
             self.ended = True
             self._process.kill()
             self._process.wait()
-            self._input.close()
+            self.input.close()
             self.output.close()
             self._errors.close()
             os.close(self._lifeline)

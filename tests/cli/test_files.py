@@ -75,10 +75,20 @@ def test_hash_in_the_columns_of_the_reference_tool(folder, cli, small_index):
 
 
 def test_hash_names_what_is_not_there(folder, cli):
-    ran = cli("hash", "in/a.jpg", "gone.jpg")
+    Path("in/link.jpg").symlink_to("a.jpg")
+    Path("in/z.zip!=a.jpg").write_text("beside its namesake")
+    ran = cli("hash", "gone.jpg", "in", "--format", "jsonl")
     assert ran.code == 1
-    assert "failed: gone.jpg: read: No such file or directory" in ran.err
-    assert len(ran.out.splitlines()) == 2
+    assert "failed: gone.jpg: read: No such file or directory\n" in ran.err
+    assert "link" not in ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    keys = ["gone.jpg", *KEYS[:3], "in/link.jpg", *KEYS[3:], r"in/z.zip\x21=a.jpg"]
+    assert [row["key"] for row in rows] == keys
+    assert (rows[0]["status"], rows[0]["problem"]) == ("failed", "read: No such file or directory")
+    assert (rows[4]["status"], rows[4]["problem"]) == ("skipped", "walk: a symbolic link")
+    assert rows[4]["code"] is rows[4]["size"] is rows[4]["sha256"] is None
+    ran = cli("hash", "in/link.jpg", "--format", "pdq-csv")  # named, so it is followed
+    assert (ran.code, len(ran.out.splitlines())) == (0, 1)
 
 
 def test_query_finds_digests_first(folder, cli):
@@ -93,7 +103,9 @@ def test_query_finds_digests_first(folder, cli):
         assert (row["key"], row["match"], row["kind"]) == ("in/broken.png", "exact", "unhashed")
         assert row[name] == hashlib.new(name, data).hexdigest()
     ran = cli("query", "k.ns", "in/a.jpg", "in/broken.png", "--format", "csv")
-    assert ran.code == 2  # the second could not be hashed, and was found all the same
+    assert ran.code == 0  # the second could not be hashed, and was found all the same
+    assert ran.err.startswith("failed: in/broken.png: ")
+    assert ran.err.splitlines()[0].endswith(" (found by digest)")
     found = [(row["match"], row["key"]) for row in csv.DictReader(io.StringIO(ran.out))]
     assert found == [
         ("exact", "in/a.jpg"),
@@ -106,6 +118,46 @@ def test_query_finds_digests_first(folder, cli):
     assert "digest: expected 32, 40 or 64 hexadecimal digits" in wrong.err
 
 
+def test_query_skips_what_is_no_picture(folder, cli):
+    assert cli("add", "k.ns", "in").code == 1
+    with zipfile.ZipFile("mixed.zip", "w") as archive:
+        archive.write("in/a.jpg")
+        archive.write("in/note.txt")
+    with zipfile.ZipFile("empty.zip", "w"):
+        pass
+    ran = cli("query", "k.ns", "mixed.zip", "empty.zip")
+    assert ran.code == 0
+    assert ran.err.splitlines() == [
+        "skipped: mixed.zip!in/note.txt: no known picture format",
+        "skipped: empty.zip: an archive without files",
+        "1 matches (2 members) for 1 of 3 queries (pdq, generation 1)",
+    ]
+    assert cli("query", "k.ns", "empty.zip").code == 1
+    # What failed and was found by nothing could be known material.
+    Path("other.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(91))
+    ran = cli("query", "k.ns", "in/a.jpg", "other.png")
+    assert ran.code == 2
+    assert not ran.err.splitlines()[0].endswith(" (found by digest)")
+
+
+def test_a_table_of_hits_says_which_page_or_frame_it_is(folder, cli, picture):
+    first, *rest = (picture(seed) for seed in (30, 31, 32))
+    first.save("pages.tif", save_all=True, append_images=rest)
+    picture(31).save("second.png")
+    picture(30).save("first.png")
+    assert cli("add", "k.ns", "pages.tif", "in/a.jpg").code == 0
+    ran = cli("query", "k.ns", "in/a.jpg", "second.png")
+    lines = [line.split() for line in ran.out.splitlines() if line.strip()]
+    names = ["query", "match", "distance", "key", "view", "time_ms", "spec", "quality"]
+    assert lines[0][:8] == names
+    assert lines[2][:5] == ["in/a.jpg", "exact", "0", "in/a.jpg", "pdq"]
+    second = next(line for line in lines if line[0] == "second.png")
+    assert second[3:6] == ["pages.tif", "page", "2"]
+    ran = cli("query", "k.ns", "first.png")
+    assert "view" not in ran.out.splitlines()[0] + ran.out.splitlines()[1]
+    assert "pages.tif" in ran.out
+
+
 def test_info_lists_what_was_not_hashed(folder, cli):
     cli("add", "k.ns", "in", "--contribution", "C")
     failed = cli("info", "k.ns", "--failures", "--json")
@@ -113,7 +165,8 @@ def test_info_lists_what_was_not_hashed(folder, cli):
     assert (row["status"], row["key"], row["contribution"]) == ("failed", "in/broken.png", "C")
     both = cli("info", "k.ns", "--failures", "--skipped")
     assert "in/note.txt" in both.out
-    assert both.err.startswith("1 failed, 0 damaged, 1 skipped")
+    assert both.err.startswith("1 failed, 0 damaged, 1 skipped; nearsearch add --retry-failures")
+    assert cli("info", "k.ns", "--skipped").err == "1 skipped\n"
     assert "unhashed" not in cli("info", "k.ns").out
     facts = json.loads(cli("info", "k.ns", "--json").out)
     assert (facts["failed"], facts["skipped"], facts["archives"]) == (1, 1, 1)

@@ -7,6 +7,7 @@ it starts in an instant, and hangs and crashes on demand. The last part uses the
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from nearsearch import Limits, workers
 from nearsearch.errors import UsageError, WorkerStartError
+from nearsearch.matches import Failure
 from nearsearch.spec import get_spec
 from nearsearch.version import __version__
 from nearsearch.workers import Answer, Request, WorkerPool
@@ -139,6 +141,44 @@ def test_what_is_handed_over_ahead_is_a_megabyte_at_most(pool):
     assert answers[-5:] == ["slow:0.3", "1", "3", "5", "7"]
 
 
+@pytest.mark.parametrize("first", ["slow:0.3", "fickle:1"])
+def test_files_run_ahead_of_the_oldest_no_further_than_the_window(
+    pool, tmp_path, monkeypatch, first
+):
+    monkeypatch.chdir(tmp_path)
+    taken = []
+
+    def requests():
+        for number in range(100):
+            taken.append(number)
+            yield first if number == 0 else str(number)
+
+    unanswered = set(range(100))
+    for answer in pool.map(requests(), [PDQ], window=10):
+        assert answer.status == "hashed"
+        assert answer.number < min(unanswered) + 10
+        assert len(taken) <= min(unanswered) + 10
+        unanswered.remove(answer.number)
+    assert not unanswered
+
+
+def test_what_is_not_to_be_read_needs_no_process(pool, processes):
+    before = processes()
+    gone, link = Failure("k", "no such file", "read"), Failure("k", "a link", "walk")
+    requests = [Request("1", failure=gone), Request("2", failure=link)]
+    assert list(pool.map(requests, [PDQ], window=1)) == [
+        Answer("1", "failed", {"reason": "no such file", "stage": "read"}, None, 0),
+        Answer("2", "skipped", {"reason": "a link", "stage": "walk"}, None, 1),
+    ]
+    assert processes() == before
+    answers = pool.map([requests[0], "3", requests[1]], [PDQ])
+    assert sorted((answer.number, answer.path) for answer in answers) == [
+        (0, "1"),
+        (1, "3"),
+        (2, "2"),
+    ]
+
+
 def test_thousands_of_small_requests(stand_in):
     with WorkerPool(3) as pool:
         answers = ask(pool, *map(str, range(4000)))
@@ -192,6 +232,48 @@ def test_no_paths(pool, processes):
     before = processes()
     assert list(pool.map([], [PDQ])) == []
     assert processes() == before
+
+
+# --- pipes that are full ----------------------------------------------------------------------
+
+
+def test_a_request_longer_than_a_pipe_does_not_wait_for_a_process_that_waits_for_us(stand_in):
+    paths = ["pieces:1", "x" * 200_000, "pieces:2", "y" * 200_000]
+    with WorkerPool(1, Limits(seconds=20)) as pool:
+        answers = ask(pool, *paths)
+        assert {answer.status for answer in answers.values()} == {"hashed"}
+
+
+@pytest.mark.parametrize("long", ["hang:" + "x" * 200_000, "x" * 200_000])
+def test_a_process_that_hangs_is_given_up_whatever_waits_for_it(stand_in, long):
+    with WorkerPool(1, Limits(seconds=0.5)) as pool:
+        answers = ask(pool, "hang:", long)
+        assert reason(answers["hang:"]) == "took longer than 0.5 s"
+        if long.startswith("hang"):
+            assert reason(answers[long]) == "took longer than 0.5 s"
+        else:
+            assert answers[long].status == "hashed"
+
+
+def test_a_process_that_starts_slowly_is_not_waited_for(stand_in, monkeypatch):
+    monkeypatch.setattr(workers, "_COMMAND", "import time; time.sleep(60)")
+    monkeypatch.setattr(workers, "_START_SECONDS", 0.3)
+    with WorkerPool(1) as pool, pytest.raises(WorkerStartError, match=r"not ready after 0\.3 s"):
+        list(pool.map(["x" * 200_000], [PDQ]))
+
+
+def test_pipes_may_hold_a_page_only(stand_in):
+    """As they do once a user has many."""
+    names = [f"{n}" + "é" * 700 for n in range(300)]  # each longer than a page, as JSON
+    with WorkerPool(2, Limits(seconds=20)) as pool:
+        pool.start()
+        for worker in pool._workers:
+            for pipe in (worker.input, worker.output):
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+        answers = ask(pool, *names)
+        assert {answer.status for answer in answers.values()} == {"hashed"}
+        paths = {os.path.basename(answer.facts["request"]["path"]) for answer in answers.values()}
+        assert paths == set(names)
 
 
 # --- processes --------------------------------------------------------------------------------
@@ -530,6 +612,25 @@ def test_what_is_no_picture(real, tmp_path):
         1,
     )
     assert by_name["null\0byte"].status == "failed"
+
+
+def test_a_path_that_no_file_can_have_costs_one_answer(real, small_index):
+    """Also while the system is to read it ahead."""
+    good, long = str(small_index.pictures / "a.jpg"), "x" * 200_000
+    answers = ask(real, good, "null\0byte", long, "\ud800", *(f"null\0{n}" for n in range(9)))
+    assert answers[good].status == "hashed"
+    assert answers[long].facts == {"reason": "File name too long", "stage": "read"}
+    others = [answer for path, answer in answers.items() if path != good]
+    assert {answer.status for answer in others} == {"failed"}
+    assert "worker" not in {answer.facts["stage"] for answer in others}
+
+
+def test_nothing_keeps_what_decoders_print(real, small_index, processes):
+    """Once it was a file without bounds."""
+    ask(real, str(small_index.pictures / "a.jpg"))
+    for process in processes():
+        for stream in (1, 2):
+            assert os.readlink(f"/proc/{process}/fd/{stream}") == os.devnull
 
 
 def test_ctrl_c_is_for_the_parent(real, small_index, processes):

@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     _allow_many_files()
+    options = argparse.Namespace()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         options = _parsed(arguments)
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = int(options.run(options))
         sys.stdout.flush()
     except KeyboardInterrupt:
-        sys.stderr.write("nearsearch: interrupted; what was not committed is not kept\n")
+        # Only those who commit can name an author.
+        kept = "; what was committed is kept, the rest is not" if hasattr(options, "author") else ""
+        sys.stderr.write(f"nearsearch: interrupted{kept}\n")
         return 130
     except BrokenPipeError:  # the reader of our output has left, as `head` does
         _drop_output()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nearsearch import FileHashes
+    from nearsearch.matches import Failure
 
 _COLUMNS: Final = (
     *("key", "spec", "code", "quality", "view", "time_ms", "format", "width", "height", "size"),
@@ -30,8 +31,8 @@ def register(commands: Any) -> None:
         "hash",
         help="print codes and digests of pictures, without an index",
         description="Print one line for each code of each picture: key, spec, code, quality, view, "
-        "digests. Folders are walked, archives opened. Files without a code have a line too, with "
-        "the problem, but in pdq-csv.",
+        "digests. Folders are walked, archives opened. Files without a code, links and what "
+        "cannot be read have a line too, with the problem, but not in pdq-csv.",
         epilog="pdq-csv has the columns of the reference PDQ tool: hash,quality,filename, without "
         "a header. In CSV, text that a spreadsheet would take for a formula gets a leading "
         "apostrophe, but not in pdq-csv. "
@@ -53,7 +54,7 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Hash the files and print a line for each code."""
-    from nearsearch import hash_stream
+    from nearsearch.hashes import hash_found
     from nearsearch.ingest import walk
 
     if options.format == "pdq-csv" and options.spec not in (None, ["pdq"]):
@@ -65,17 +66,8 @@ def run(options: argparse.Namespace) -> int:
     progress.disable = not is_shown  # the lines themselves are progress enough
     with progress:
         limits.count_in_background(progress, options.paths)
-        unread = []
-
-        def paths() -> Any:
-            for found in walk(options.paths):
-                if found.failure is None:
-                    yield found.path
-                else:
-                    unread.append(found.failure)
-
-        hashed = hash_stream(
-            paths(),
+        hashed = hash_found(
+            walk(options.paths),
             options.spec or ["pdq"],
             limits=limits.limits_of(options),
             workers=options.workers,
@@ -87,17 +79,12 @@ def run(options: argparse.Namespace) -> int:
                 failed += 1
                 _tell(file.failure)
             tell(files, size, failed)
-    for failure in unread:
-        failed += failure.status == "failed"
-        _tell(failure)
     sys.stdout.flush()
     return 1 if failed else 0
 
 
-def _tell(failure: Any) -> None:
-    talk().print(
-        f"{failure.status}: {printable(failure.key)}: {failure.stage}: {printable(failure.reason)}"
-    )
+def _tell(failure: Failure) -> None:
+    talk().print(f"failed: {printable(failure.key)}: {printable(failure.problem)}")
 
 
 def _rows(file: FileHashes) -> list[dict[str, Any]]:

@@ -84,7 +84,8 @@ def _list_failures(options: argparse.Namespace, failures: pa.Table) -> int:
         print_table(names, [[row[name] for name in names] for row in rows], ("size",))
     counts = Counter(row["status"] for row in rows)
     text = ", ".join(f"{counts[status]:,} {status}" for status in wanted)
-    talk().print(f"{text}; nearsearch add --retry-failures reads again what failed")
+    hint = "; nearsearch add --retry-failures reads again what failed" if counts["failed"] else ""
+    talk().print(f"{text}{hint}")
     return 0
 
 

@@ -21,6 +21,8 @@ HIT_COLUMNS: Final = (
     "match",
     "distance",
     "key",
+    "view",
+    "time_ms",
     "spec",
     "quality",
     "contribution",
@@ -28,10 +30,12 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
+_OF_VIEWS: Final = ("view", "time_ms")  # shown if there is more to see than whole pictures
+
 GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
 
-_NUMBERS: Final = ("distance", "quality", "items", "members")
+_NUMBERS: Final = ("distance", "time_ms", "quality", "items", "members")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -86,7 +90,7 @@ class HitPrinter:
     def __init__(self, form: str, *, at_once: bool, columns: Sequence[str] = HIT_COLUMNS) -> None:
         self._form, self._at_once, self._columns = form, at_once, columns
         self._stream: Any = None
-        self._rows: list[list[Any]] = []
+        self._rows: list[dict[str, Any]] = []
 
     def print(self, hits: pa.Table) -> None:
         """Print the hits of some queries, and let a reader of our pipe have them at once."""
@@ -97,14 +101,15 @@ class HitPrinter:
     def close(self) -> None:
         """End the output: print the table, or the end of the Arrow stream."""
         if self._rows:
-            print_table(self._columns, self._rows, _NUMBERS)
+            has_views = any(row.get("view") not in (None, "", "image") for row in self._rows)
+            names = [name for name in self._columns if has_views or name not in _OF_VIEWS]
+            print_table(names, ([row[name] for name in names] for row in self._rows), _NUMBERS)
             self._rows = []
         if self._form == "arrow" and self._stream is not None:
             self._stream.close()
 
     def _table(self, hits: pa.Table) -> None:
-        rows = hits.select(list(self._columns)).to_pylist()
-        self._rows += [list(row.values()) for row in rows]
+        self._rows += hits.select(list(self._columns)).to_pylist()
         if self._at_once:
             self.close()
 

@@ -29,7 +29,8 @@ def register(commands: Any) -> None:
         "leads: a person must confirm them.",
         epilog="In CSV, text that a spreadsheet would take for a formula gets a leading "
         "apostrophe; the other formats give it as it is. "
-        "exit status: 0 found, 1 nothing found, 2 error or a query file that cannot be hashed",
+        "exit status: 0 found, 1 nothing found, 2 error or a query file that failed and was not "
+        "found by its digest either",
     )
     parser.add_argument("index", metavar="INDEX", help="the index directory")
     parser.add_argument(
@@ -144,13 +145,20 @@ class _Tally:
         """Count the answers of one call, and name the files that could not be asked."""
         from nearsearch.cli.output import printable, talk
 
+        is_found = matches.offsets[1:] > matches.offsets[:-1]
+        found = {name for name, is_in in zip(matches.queries, is_found, strict=True) if is_in}
         for failure in matches.failures:
-            was_asked = failure.status == "damaged"
-            word = "not asked" if failure.stage == "quality" else "failed"
-            word = "damaged, asked with what is left" if was_asked else word
-            talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}")
-            self.failed += failure.stage != "quality" and not was_asked
-        self.found += int((matches.offsets[1:] > matches.offsets[:-1]).sum())
+            word, how = failure.status, ""
+            if failure.stage == "quality":
+                word = "not asked"
+            elif word == "damaged":
+                word = "damaged, asked with what is left"
+            elif word == "failed" and failure.key in found:  # it has no code: not by another way
+                how = " (found by digest)"
+            elif word == "failed":
+                self.failed += 1
+            talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}{how}")
+        self.found += int(is_found.sum())
         self.queries += len(matches.queries)
         self._matches += len(matches)
         self._members += members

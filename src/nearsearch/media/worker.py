@@ -38,6 +38,7 @@ def main() -> None:
     from nearsearch.media.containers import Bounds
     from nearsearch.media.fingerprint import Wanted, outcomes
 
+    _silence()
     answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
     for request in _requests():
         names = ("max_bytes", "max_members", "max_depth", "max_expansion")
@@ -76,13 +77,24 @@ def _requests() -> Iterator[dict[str, Any]]:
 
 def _read_ahead(path: str) -> None:
     """Let the system begin to read a file that comes next: a slow disk works while we do."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: a path that no file can have
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
             if stat.S_ISREG(os.fstat(handle).st_mode):
                 os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
         finally:
             os.close(handle)
+
+
+def _silence() -> None:
+    """Drop what decoders print from here on: only why a process does not start is ever read.
+
+    A file would grow without end, as libtiff warns of each odd tag.
+    """
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
 
 
 def _end_with_parent(lifeline: int) -> None:
