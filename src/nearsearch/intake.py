@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pyarrow as pa
 
-from nearsearch.hashes import answer_key, failure_of
+from nearsearch.hashes import NO_FILES, answer_key, failure_of
 from nearsearch.matches import Failure
 from nearsearch.records import batch_of_files
 from nearsearch.store import schema
@@ -174,7 +174,7 @@ class Intake:
             before = "" if answer.status == "opened" else f"{facts['reason']}; before that "
             facts["reason"] = before + words
         elif answer.status == "opened":
-            facts |= {"reason": "an archive without files", "stage": "sniff"}
+            facts |= NO_FILES
         answer = answer._replace(facts=facts)
         # An archive is no file of the account; that it could not be read to its end is a failure.
         is_counted = answer.status != "opened" or not contents

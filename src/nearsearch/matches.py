@@ -74,8 +74,8 @@ class Matches:
     queries
         A name for each query: the path of a file as given, or the code in hex.
     failures
-        Query files that could not be searched; they have no matches. The stage ``quality`` marks
-        featureless pictures, which match only with a lower `min_quality`.
+        Query files that could not be hashed, or not whole, which may match by digest. The stage
+        ``quality`` marks featureless pictures, which match near only with a lower `min_quality`.
     """
 
     offsets: NDArray[np.int64]
