@@ -8,7 +8,6 @@ dies, the caller knows at which member, and goes on behind it.
 from __future__ import annotations
 
 import io
-import os.path
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
@@ -20,21 +19,25 @@ from nearsearch.media.archives import (
     entries,
     is_program,
     sniff_head,
+    unique,
 )
-from nearsearch.media.streams import CHUNK, Entry
+from nearsearch.media.streams import CHUNK, Entry, in_words, read_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Bounds", "Member", "MembersFollow", "container_format", "members"]
+__all__ = ["Bounds", "Loaded", "Member", "MembersFollow", "container_format", "members"]
 
 _FREE_BYTES: Final = 64 << 20
-_MAX_NAME: Final = 4096  # PATH_MAX: no file that was ever packed had a longer one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one walk may cost. The limits count what really comes out, whatever headers say."""
+    """What one walk may cost. The limits count what really comes out, whatever headers say.
+
+    None of them is a time, and the time limit of the workers is for each member: a million small
+    members, each as slow as it may be, occupy a process for days.
+    """
 
     max_bytes: int
     """Of one member, and of a zip inside another archive, which must be held in memory."""
@@ -43,11 +46,21 @@ class Bounds:
     max_depth: int = 4
     """Archives around a member, the outermost included; a compressed tar is one."""
     max_expansion: int = 200
-    """Decompressed bytes for each byte of the outermost file, after the first 64 MiB."""
+    """Decompressed bytes for each byte of the outermost file, after the first 64 MiB.
+
+    Where members of a zip are looked for without its directory, the bytes searched count too.
+    """
 
 
 class MembersFollow(NotMediaError):  # noqa: N818 - no error: where the walk goes next
     """A member is an archive itself; what is in it comes next."""
+
+
+class Loaded(NamedTuple):
+    """The bytes of a member that came out, and what is wrong with them, if anything is."""
+
+    data: bytes
+    problem: str | None
 
 
 class Member(NamedTuple):
@@ -67,17 +80,17 @@ class Member(NamedTuple):
     place
         Where it is: its number in the outermost archive, then in the next. For `members`.
     load
-        Returns the bytes. Call it once, before the next member is asked for; if it is not called,
-        the member is passed over with all that is in it. What it is called with is given the
-        beginning of what is no archive, and may raise before the rest is read. Raises
-        `MembersFollow` for archives, `NotMediaError` for links; `MediaError` for what cannot be
-        read.
+        Returns the bytes, also those of a damaged member. Call it once, before the next member is
+        asked for; if it is not called, the member is passed over with all that is in it. What it is
+        called with is given the beginning of what is no archive, and may raise before the rest is
+        read. Raises `MembersFollow` for archives, `NotMediaError` for links; `MediaError` where a
+        limit is reached, or nothing comes out.
     """
 
     name: str
     size: int | None
     place: tuple[int, ...]
-    load: Callable[[Callable[[bytes], None]], bytes]
+    load: Callable[[Callable[[bytes], None]], Loaded]
 
 
 def members(
@@ -103,7 +116,7 @@ def members(
             raise _unreadable(kind)
     except (MediaError, OSError) as error:
         if not after:
-            yield _problem("", (0,), _in_words(error))
+            yield _problem("", (0,), in_words(error))
         return
     yield from _Walk(bounds, length).level(kind, file, name, "", (), tuple(after))
 
@@ -144,8 +157,12 @@ class _Walk:
         prefix: str,
         place: tuple[int, ...],
         after: tuple[int, ...],
+        problem: str | None = None,
     ) -> Iterator[Member]:
-        """Walk one archive, and the archives in it; `after` is relative to it."""
+        """Walk one archive, and the archives in it; `after` is relative to it.
+
+        `problem` is what is wrong with `file` itself, to be told at the end.
+        """
         taken: dict[str, int] = {}
         number = -1
         try:
@@ -153,7 +170,7 @@ class _Walk:
                 self._count_member()
                 if entry.open is None:
                     continue
-                own = _unique(entry.name, taken)
+                own = unique(entry.name, taken)
                 if (number,) < after[:1] or (number,) == after:
                     continue
                 here = (*place, number)
@@ -165,14 +182,17 @@ class _Walk:
                 pending.over = True
                 if pending.inner is not None:
                     deeper = after[1:] if after[:1] == (number,) else ()
-                    yield from self.level(*pending.inner, own, f"{prefix}{own}!", here, deeper)
+                    kind_, file_, wrong = pending.inner
+                    yield from self.level(kind_, file_, own, f"{prefix}{own}!", here, deeper, wrong)
                 if self.reached is not None:
                     raise self.reached
+            if problem is not None:
+                raise MediaError(problem, "container")
         except Exception as error:
             if self.reached is not None and place:
                 return  # the outermost level says it, once
             if (number + 1,) > after[:1]:
-                yield _problem(prefix, (*place, number + 1), _in_words(error))
+                yield _problem(prefix, (*place, number + 1), in_words(error))
 
 
 @dataclass(slots=True)
@@ -182,11 +202,11 @@ class _Pending:
     walk: _Walk
     entry: Entry
     depth: int
-    inner: tuple[str, BinaryIO] | None = None
-    """Set by loading: the member is an archive of this kind, to be walked next."""
+    inner: tuple[str, BinaryIO, str | None] | None = None
+    """Set by loading: the member is an archive of this kind, to be walked next; its problem."""
     over: bool = False
 
-    def load(self, check: Callable[[bytes], None]) -> bytes:
+    def load(self, check: Callable[[bytes], None]) -> Loaded:
         """See `Member`."""
         if self.over:
             raise UsageError("load: only once, and before the next member is asked for")
@@ -194,7 +214,7 @@ class _Pending:
         try:
             return self._load(check)
         except Exception as error:
-            problem = _in_words(error)
+            problem = in_words(error)
             if problem is error:
                 raise
             raise problem from error
@@ -205,9 +225,9 @@ class _Pending:
             self._load(lambda _: None)
         except Exception as error:
             if self.inner is None:
-                raise _in_words(error) from error
+                raise in_words(error) from error
 
-    def _load(self, check: Callable[[bytes], None]) -> bytes:
+    def _load(self, check: Callable[[bytes], None]) -> Loaded:
         if self.entry.open is None:
             raise NotMediaError("a folder")
         stream = self.entry.open()
@@ -216,58 +236,54 @@ class _Pending:
         if kind is None and not is_program(head):
             check(head)
         source: BinaryIO = stream
-        data = b""
+        loaded = Loaded(b"", None)
         if kind in REFUSED:
             raise _unreadable(kind)
         if kind in {None, "ZIP"}:  # a zip is read from its end; the others are walked as they come
-            data = self._read(stream)
-            source = io.BytesIO(data)
+            loaded = self._read(stream)
+            source = io.BytesIO(loaded.data)
             if is_program(head):
                 kind = container_format(source)
         if kind is None:
-            return data
+            return loaded
         if self.depth >= self.walk.bounds.max_depth:
             limit = f"the limit of {self.walk.bounds.max_depth}"
             raise MediaError(f"{kind} archive inside {self.depth} others: {limit}", "container")
-        self.inner = kind, source
+        self.inner = kind, source, loaded.problem
         raise MembersFollow(f"{kind} archive: its members follow")
 
-    def _read(self, stream: io.BufferedReader) -> bytes:
+    def _read(self, stream: io.BufferedReader) -> Loaded:
         stated, limit = self.entry.size, self.walk.bounds.max_bytes
-        if stated is not None and stated > limit:
-            raise MediaError(f"{stated:,} bytes exceed the limit of {limit:,}", "container")
         buffer = io.BytesIO()
-        while chunk := stream.read(CHUNK):
+        problem = None
+        while True:
+            try:
+                chunk = read_some(stream, CHUNK)
+            except Exception as error:
+                if self.walk.reached is not None or not buffer.tell():
+                    raise
+                problem = in_words(error).reason
+                break
+            if not chunk:
+                break
             if buffer.tell() + len(chunk) > limit:
-                claim = "" if stated is None else f"; {stated:,} were stated"
-                raise MediaError(f"more than {limit:,} bytes, the limit{claim}", "container")
+                # Not asked before: one wrong bit makes a size of gigabytes.
+                if stated is not None and stated > limit:
+                    reason = f"{stated:,} bytes exceed the limit of {limit:,}"
+                else:
+                    claim = "" if stated is None else f"; {stated:,} were stated"
+                    reason = f"more than {limit:,} bytes, the limit{claim}"
+                raise MediaError(reason, "container")
             buffer.write(chunk)
-        if stated is not None and buffer.tell() != stated:
-            reason = f"damaged: {buffer.tell():,} bytes, where {stated:,} were stated"
-            raise MediaError(reason, "container")
-        return buffer.getvalue()
-
-
-def _unique(stored: str, taken: dict[str, int]) -> str:
-    """Return the name a member goes by, and take it; see `Member`.
-
-    `taken` maps each name to the next number to try for it, so that a million equal names are not
-    a million searches.
-    """
-    name = stored[:_MAX_NAME].replace("!", "%21") or "unnamed"
-    if name not in taken:
-        taken[name] = 2
-        return name
-    stem, suffix = os.path.splitext(name)
-    while (candidate := f"{stem} ({taken[name]}){suffix}") in taken:
-        taken[name] += 1
-    taken[name] += 1
-    taken[candidate] = 2
-    return candidate
+        if problem is None and stated not in {None, buffer.tell()}:
+            problem = f"damaged: {buffer.tell():,} bytes, where {stated:,} were stated"
+            if not buffer.tell():
+                raise MediaError(problem, "container")
+        return Loaded(buffer.getvalue(), problem)
 
 
 def _problem(name: str, place: tuple[int, ...], error: MediaError) -> Member:
-    def load(_: Callable[[bytes], None]) -> bytes:
+    def load(_: Callable[[bytes], None]) -> Loaded:
         raise error
 
     return Member(name, None, place, load)
@@ -277,17 +293,3 @@ def _unreadable(kind: str | None) -> MediaError:
     if kind is None:
         return NotMediaError("no known archive format")
     return MediaError(f"{kind} archives are not read by this version", "container")
-
-
-def _in_words(error: Exception) -> MediaError:
-    """Say what went wrong in words for the report; the library's own follow after the colon."""
-    if isinstance(error, MediaError):
-        return error
-    detail = str(error) or type(error).__name__
-    if isinstance(error, MemoryError):
-        reason = "not enough memory"
-    elif isinstance(error, EOFError) or "truncated" in detail.lower():
-        reason = f"truncated: {detail}"
-    else:
-        reason = f"damaged: {detail}"
-    return MediaError(reason, "container")

@@ -166,8 +166,9 @@ def _archive(
             continue
         yield {"status": "at", "member": member.name, "place": member.place}
         own: dict[str, Any] = {"mtime_ns": facts["mtime_ns"]}
+        problem = None
         try:
-            data = member.load(partial(_check_format, member.name))
+            data, problem = member.load(partial(_check_format, member.name))
             own["size"] = len(data)
             _check_format(member.name, data[:_HEAD])
             (outcome,) = _picture(data, wanted, own, None)
@@ -175,6 +176,9 @@ def _archive(
             continue
         except Exception as error:
             outcome = {**_explained(error), **own}
+        if problem is not None:
+            told = "; ".join(filter(None, (problem, outcome.get("reason"))))
+            outcome = {"stage": "damaged", **outcome, "reason": told}
         yield {**outcome, "member": member.name}
     now = os.fstat(file.fileno())
     if (now.st_size, file_time(now)) != (facts["size"], facts["mtime_ns"]):

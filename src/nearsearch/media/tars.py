@@ -23,7 +23,8 @@ _PAX_RECORD: Final = re.compile(rb"(\d{1,9}) ([^=]{1,128})=")
 _LINKS: Final = frozenset(
     {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE}
 )
-_GNU_NO_MEMBER: Final = frozenset({b"V", b"M", b"N", b"D"})  # label, continuation, old names, list
+# Volume label, continuation, old names, list of a folder: no members, if there is nothing in them.
+_GNU_NOTES: Final = frozenset({b"V", b"M", b"N", b"D"})
 
 
 def tar_header(block: bytes) -> tarfile.TarInfo | None:
@@ -91,7 +92,7 @@ def tar_entries(file: BinaryIO) -> Iterator[Entry]:
                 more = exactly(file, _BLOCK)[504]
         part = Part(file, size)
         last = ascii(name[:200])
-        if header.type in _GNU_NO_MEMBER:
+        if header.type in _GNU_NOTES and not size:
             yield Entry(name, size, None)
         elif sparse:
             refusal = MediaError("sparse files in a tar are not read by this version", "container")

@@ -18,12 +18,16 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from nearsearch.errors import MediaError, NotMediaError, UsageError
 from nearsearch.media.containers import Bounds, Member, container_format, members
+from nearsearch.media.fingerprint import Wanted, outcomes
+from nearsearch.spec import Spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 BOUNDS = Bounds(max_bytes=1 << 20)
 LINK = NotMediaError("a link, device or pipe in a tar")
@@ -56,14 +60,15 @@ def walk(
 
 def outcome(member: Member) -> Outcome:
     try:
-        data = member.load(take_all)
+        data, problem = member.load(take_all)
     except MediaError as error:
         assert error.reason
         skipped = isinstance(error, NotMediaError)
         assert error.stage == ("sniff" if skipped else "container")
         return Outcome(member.name, member.place, None, error.reason, skipped)
     assert type(data) is bytes
-    return Outcome(member.name, member.place, data, "", False)
+    assert problem is None or (problem and data)
+    return Outcome(member.name, member.place, data, problem or "", False)
 
 
 def read(outcomes: list[Outcome]) -> dict[str, bytes]:
@@ -71,7 +76,7 @@ def read(outcomes: list[Outcome]) -> dict[str, bytes]:
 
 
 def reasons(outcomes: list[Outcome]) -> dict[str, str]:
-    return {found.name: found.reason for found in outcomes if found.data is None}
+    return {found.name: found.reason for found in outcomes if found.reason}
 
 
 def make_zip(files: dict[str, bytes] | list[tuple[str, bytes]], method: int = 8) -> bytes:
@@ -304,7 +309,7 @@ def test_members_are_named_before_they_are_read_and_may_be_passed_over(pack: typ
     loaded = {}
     for member in members(io.BytesIO(pack(FILES | {"in.zip": make_zip(FILES)})), "x", BOUNDS):
         if member.name == "z":
-            loaded[member.name] = member.load(take_all)
+            loaded[member.name] = member.load(take_all).data
         else:
             assert member.size == len(FILES.get(member.name, make_zip(FILES)))
     assert loaded == {"z": FILES["z"]}  # and nothing of the zip that was not opened
@@ -580,22 +585,24 @@ def test_a_pax_header_of_many_short_records_is_parsed_in_time() -> None:
 # --- damage -----------------------------------------------------------------------------------
 
 
-def patched(data: bytes, record_offset: int, layout: str, value: int) -> bytes:
+def patched(
+    data: bytes, record_offset: int, layout: str, value: int, *, both: bool = False
+) -> bytes:
+    """Change the first record of a zip directory; `both`: and the local header."""
     changed = bytearray(data)
     struct.pack_into(layout, changed, changed.index(b"PK\1\2") + record_offset, value)
+    if both:
+        struct.pack_into(layout, changed, record_offset - 2, value)
     return bytes(changed)
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (patched(make_zip(FILES), 8, "<H", 1), "encrypted"),
-        (patched(make_zip(FILES), 10, "<H", 9), "zip compression method 9 is not read"),
-        (patched(make_zip(FILES), 10, "<H", 98), "zip compression method 98 is not"),
-        (patched(make_zip(FILES), 16, "<I", 7), "damaged: Bad CRC-32"),
-        (patched(make_zip(FILES), 20, "<I", 3), "damaged: |truncated: "),
-        (patched(make_zip(FILES, 14), 20, "<I", 6), "damaged: |truncated: "),
-        (patched(make_zip(FILES), 42, "<I", 7), "no zip entry at byte 7"),
+        (patched(make_zip(FILES), 8, "<H", 1, both=True), "encrypted"),
+        (patched(make_zip(FILES), 10, "<H", 9, both=True), "zip compression method 9 is not read"),
+        (patched(make_zip(FILES), 10, "<H", 98, both=True), "zip compression method 98 is not"),
+        (patched(make_zip(FILES, 14), 20, "<I", 6, both=True), "damaged: |truncated: "),
         (patched(make_zip(FILES), 42, "<I", 0xFFFFFFF0), "no zip entry at byte 4,294,967,280"),
     ],
 )  # fmt: skip
@@ -607,13 +614,271 @@ def test_a_damaged_member_costs_itself(data: bytes, reason: str) -> None:
     assert list(read(found)) == list(FILES)[1:]
 
 
-def test_a_damaged_zip_directory() -> None:
-    data = make_zip(FILES)
-    assert reasons(walk(data[:-40])) == {"": "the zip directory is missing: truncated or damaged"}
-    at = data.index(b"PK\1\2", data.index(b"PK\1\2") + 1)
-    found = walk(data[:at] + b"XX" + data[at + 2 :])
-    assert read(found) == {"a.jpg": b"first"}
-    assert reasons(found) == {"": "the zip directory is damaged at its record 2"}
+BAD_SUM = "damaged: the checksum (CRC-32) does not match"
+
+
+@pytest.mark.parametrize(
+    ("data", "got", "reason"),
+    [
+        (patched(make_zip(FILES), 16, "<I", 7), b"first", BAD_SUM),
+        (patched(make_zip(FILES), 20, "<I", 4, both=True), b"fir", BAD_SUM),
+        (patched(make_zip(FILES, 0), 20, "<I", 4, both=True), b"firs", BAD_SUM),
+        (restate(make_zip(FILES), 1 << 30), b"first", "damaged: 5 bytes, where 1,073,741,824 were"),
+        (patched(make_zip(FILES), 24, "<I", 4), b"first", "damaged: 5 bytes, where 4 were stated"),
+        (make_zip(FILES, 0).replace(b"first", b"fist!"), b"fist!", BAD_SUM),
+        (make_tar({"a.jpg": b"first" * 99})[:600], (b"first" * 99)[:88], "truncated: 407 bytes"),
+    ],
+)  # fmt: skip
+def test_what_came_out_of_a_damaged_member_comes_with_its_problem(
+    data: bytes, got: bytes, reason: str
+) -> None:
+    first = walk(data)[0]
+    assert (first.name, first.data) == ("a.jpg", got)
+    assert first.reason.startswith(reason)
+    again = walk(make_tar([("in", data), ("b", b"2")]))  # nothing of it is lost one level down
+    assert read(again)["in!a.jpg"] == got
+    assert read(again)["b"] == b"2"
+
+
+def test_a_damaged_picture_in_an_archive_is_hashed_and_called_damaged(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    noise = random.Random(2).randbytes(120 * 100 * 3)
+    Image.frombytes("RGB", (120, 100), noise).save(buffer, "JPEG")
+    jpeg = buffer.getvalue()
+    flipped = bytearray(make_zip({"a.jpg": jpeg, "b.jpg": jpeg[:20] * 9}, 0))
+    flipped[flipped.index(jpeg) + len(jpeg) // 2] ^= 1
+    at = flipped.index(jpeg[:20] * 9) + 21
+    flipped[at] ^= 1
+    cut = make_tar({"a.jpg": jpeg})[: 512 + len(jpeg) * 3 // 4]
+    wanted = Wanted(
+        specs=[Spec("pdq", 256, 1, "luma-2048")], digests=[], max_pixels=1 << 20, bounds=BOUNDS
+    )
+    for name, data in {"x.zip": flipped, "x.tar": cut}.items():
+        (tmp_path / name).write_bytes(data)
+    found = [out for out in outcomes(str(tmp_path / "x.zip"), wanted) if "member" in out]
+    hashed, failed = (out for out in found if out["status"] != "at")
+    assert (hashed["status"], hashed["stage"], hashed["size"]) == ("hashed", "damaged", len(jpeg))
+    assert hashed["reason"].startswith(BAD_SUM)
+    assert (failed["status"], failed["stage"]) == ("failed", "decode")
+    assert failed["reason"].startswith(f"{BAD_SUM}; ")
+    hashed = [out for out in outcomes(str(tmp_path / "x.tar"), wanted) if "member" in out][1]
+    assert (hashed["status"], hashed["stage"]) == ("hashed", "damaged")
+    assert re.match("truncated: [0-9,]+ bytes are missing; .", hashed["reason"])
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_one_compressed_file_that_is_cut_or_damaged(suffix: str) -> None:
+    noise = random.Random(5).randbytes(400_000)
+    whole = COMPRESSORS[suffix](noise)
+    (cut,) = walk(whole[:-2], "a.jpg.x", Bounds(max_bytes=1 << 20))
+    assert cut.reason.startswith("truncated: ")
+    assert noise.startswith(cut.data or b"?")
+    two = COMPRESSORS[suffix](b"one") + whole[:40]
+    (cut,) = walk(two, "a.jpg.x")
+    assert (cut.data or b"")[:3] == b"one"
+    assert cut.reason.startswith("truncated: ")
+
+
+def test_a_gz_whose_checksum_is_wrong_gives_all_its_bytes() -> None:
+    data = random.Random(5).randbytes(100_000)
+    packed = bytearray(gzip.compress(data))
+    packed[-6] ^= 1
+    (found,) = walk(bytes(packed), "a.jpg.gz")
+    assert found.data == data
+    assert found.reason == "damaged: Error -3 while decompressing data: incorrect data check"
+    packed[50_000] ^= 1  # of a stored block
+    (found,) = walk(bytes(packed), "a.jpg.gz")
+    assert len(found.data or b"") == 100_000
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+@pytest.mark.parametrize("content", [b"plain", make_tar(FILES)])
+def test_what_follows_compressed_data_is_said(suffix: str, content: bytes) -> None:
+    packed = COMPRESSORS[suffix](content)
+    kind = container_format(io.BytesIO(packed))
+    told = f"12,345 bytes follow that are no {kind} data"
+    junk = b"junk!" * 2469
+    for data, key in ((packed + junk, ""), (make_tar({"in": packed + bytes(9) + junk}), "in!")):
+        found = walk(data, "x.y")
+        if content == b"plain":
+            assert [member.data for member in found if member.name in {"x", "in!content"}] == [
+                b"plain"
+            ]
+            assert found[-1].reason == told
+        else:
+            assert {name.rpartition("!")[2]: got for name, got in read(found).items()} == FILES
+            assert reasons(found)[key] == told
+    padded = walk(packed + bytes(1000) + packed + bytes(512), "x.y")
+    assert not reasons(padded)
+
+
+def test_a_damaged_zip_inside_says_what_was_wrong_with_it() -> None:
+    inner = make_zip({"b": b"2"})
+    found = walk(make_zip({"a": b"1", "in.zip": inner}, 0).replace(inner, inner[:-1] + b"\1"))
+    assert read(found) == {"a": b"1", "in.zip!b": b"2"}
+    assert reasons(found)["in.zip!"] == BAD_SUM
+
+
+# --- zips without a directory, or with one that does not tell all -----------------------------
+
+
+def described(files: dict[str, bytes], method: int = 8) -> bytes:
+    """A zip that was written to a pipe: sizes and sums come behind the data."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: object) -> int:
+            raise io.UnsupportedOperation
+
+        tell = seek  # type: ignore[assignment]
+
+    buffer = Pipe()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data, method)
+    return buffer.getvalue()
+
+
+MISSING = "the zip directory is missing: truncated or damaged"
+LARGE = {f"{i}.jpg": random.Random(i).randbytes(300 + 70 * i) for i in range(5)}
+LOST = LARGE | {"in.zip": make_zip(LARGE, 0), "e": b""}
+
+
+@pytest.mark.parametrize("method", [0, 8, 12, 14])
+@pytest.mark.parametrize("make", [make_zip, described])
+@pytest.mark.parametrize("cut", ["end record", "directory", "part of the directory"])
+def test_a_zip_that_lost_its_end_gives_all_its_members(make: type, method: int, cut: str) -> None:
+    data = make(LOST, method)
+    start = data.rindex(b"PK\1\2" if cut == "part of the directory" else b"PK\5\6")
+    if cut == "directory":
+        start = min(
+            at for at in range(len(data)) if data.startswith(b"PK\1\2", at)
+            and at > data.rindex(b"PK\3\4")
+        )  # fmt: skip
+    found = walk(data[:start])
+    got = read(found)
+    assert {name: got[name] for name in LARGE} == LARGE
+    assert {name: got[f"in.zip!{name}"] for name in LARGE} == LARGE
+    survives(data[:start])
+    if method == 0:  # the directory of the zip inside is taken for that of the whole
+        assert reasons(found)[""] == "7 members were found that the zip directory does not name"
+        return
+    assert set(got) == {*LARGE, "e", *(f"in.zip!{name}" for name in LARGE)}
+    assert reasons(found) == {
+        "in.zip": "ZIP archive: its members follow",
+        "": f"{MISSING}; 7 members were found without it",
+    }
+
+
+def test_the_last_member_of_a_zip_that_is_cut_comes_with_its_problem() -> None:
+    for make in (make_zip, described):
+        data = make(LARGE, 0)
+        found = walk(data[: data.index(LARGE["3.jpg"]) + 100])
+        assert read(found) == {
+            **{f"{i}.jpg": LARGE[f"{i}.jpg"] for i in range(3)}, "3.jpg": LARGE["3.jpg"][:100]
+        }  # fmt: skip
+        assert found[-1].reason == f"{MISSING}; 4 members were found without it"
+    assert walk(make_zip(LARGE)[:20]) == [Outcome("", (0,), None, MISSING, False)]
+
+
+def test_a_damaged_record_of_a_zip_directory_costs_nothing() -> None:
+    data = make_zip(LARGE)
+    starts = [at for at in range(len(data)) if data.startswith(b"PK\1\2", at)]
+    for at in range(starts[1], starts[2]):
+        for bit in (1, 0x80):
+            changed = bytearray(data)
+            changed[at] ^= bit
+            found = walk(bytes(changed))
+            got = read(found)
+            assert set(LARGE.values()) <= set(got.values())
+            survives(bytes(changed))
+    changed = bytearray(data)
+    changed[starts[1] + 28] ^= 0x80  # the length of a name
+    found = walk(bytes(changed))
+    assert list(read(found).items()) == [(f"{i}.jpg", LARGE[f"{i}.jpg"]) for i in (0, 2, 3, 4, 1)]
+    told = "the zip directory is damaged near its record 2; 1 member was found without it"
+    assert reasons(found) == {"": told}
+
+
+def test_members_that_no_directory_names_are_found() -> None:
+    other = {"x.jpg": random.Random(9).randbytes(999), "0.jpg": b"0" * 999}
+    told = "2 members were found that the zip directory does not name"
+    for method in (0, 8):
+        one, two = make_zip(LARGE, method), make_zip(other, method)
+        tail = two[: two.index(b"PK\1\2")]
+        middle = one.index(b"PK\1\2")
+        moved = bytearray(one[middle:])
+        struct.pack_into("<I", moved, len(moved) - 6, middle + len(tail))
+        for data in (
+            two + one,
+            tail + one,
+            one + tail,
+            one[:-2] + struct.pack("<H", len(tail)) + tail,  # in the comment
+            one[:middle] + tail + bytes(moved),
+        ):
+            found = walk(data)
+            expected = {**other, **LARGE, "0 (2).jpg": other["0.jpg"]}
+            assert read(found) == expected
+            assert reasons(found) == {"": told}
+            survives(data)
+
+
+def test_an_end_record_that_covers_only_the_last_record_hides_nothing() -> None:
+    data = make_zip(LARGE)
+    last = data.rindex(b"PK\1\2")
+    end = bytearray(data[-22:])
+    size = len(data) - 22 - last
+    struct.pack_into("<HHII", end, 8, 1, 1, size, last)
+    found = walk(data[:-22] + bytes(end))
+    assert read(found) == LARGE
+    assert found[0].name == "4.jpg"
+    assert reasons(found) == {"": "4 members were found that the zip directory does not name"}
+
+
+def test_a_wrong_place_in_a_directory_costs_nothing() -> None:
+    found = walk(patched(make_zip(LARGE), 42, "<I", 7))
+    assert reasons(found) == {
+        "0.jpg": "no zip entry at byte 7, where the directory says",
+        "": "1 member was found that the zip directory does not name",
+    }
+    assert read(found)["0 (2).jpg"] == LARGE["0.jpg"]
+
+
+def test_an_intact_zip_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("nearsearch.media.zips._unnamed", fail)
+    for data in (make_zip(LOST, 0), described(LOST), b"MZ" + make_zip(LOST)):
+        assert set(reasons(walk(data))) == {"in.zip"}
+
+
+def test_headers_that_overlap_are_bounded_by_what_they_cost() -> None:
+    """Local headers by the thousand, each of which claims all that follows it."""
+    name = b"a" * 8
+    for flags, method, packed in ((0, 0, 1 << 24), (8, 0, 0), (8, 8, 0), (0, 0, 0)):
+        header = struct.pack(
+            "<4sHHHIIIIHH", b"PK\3\4", 20, flags, method, 0, 0, packed, packed, len(name), 0
+        )
+        data = (header + name + b"\0\0\0\xff\xff" * 8) * 20_000
+        began = time.monotonic()
+        found = walk(data, bounds=Bounds(max_bytes=1 << 24, max_members=500, max_expansion=2))
+        assert len(found) <= 501
+        assert "the limit" in found[-1].reason
+        assert time.monotonic() - began < 20
+
+
+def test_notes_in_a_tar_are_files_if_there_is_something_in_them() -> None:
+    for kind in (b"V", b"M", b"D", b"N", b"Z", b"7", b"\x80"):
+        header = tarfile.TarInfo("note.jpg")
+        header.type, header.size = kind, 5
+        data = header.tobuf(tarfile.GNU_FORMAT) + b"bytes".ljust(512, b"\0")
+        assert read(walk(data + make_tar({"a": b"1"}))) == {"note.jpg": b"bytes", "a": b"1"}
+        if kind in b"VMDN":
+            header.size = 0
+            assert list(read(walk(header.tobuf() + make_tar({"a": b"1"})))) == ["a"]
 
 
 def test_a_damaged_tar_header_costs_what_it_described() -> None:
@@ -639,7 +904,10 @@ def test_every_cut_of_a_tar_gives_what_came_before() -> None:
     ends = {"a.jpg": 517, "dir/b.png": 2560, "dir/sub/c": 3072, "z": 12584}
     for cut in range(0, 13000, 97):
         found = walk(data[:cut])
-        assert read(found) == {name: FILES[name] for name, end in ends.items() if end <= cut}
+        whole = {name: FILES[name] for name, end in ends.items() if end <= cut}
+        assert {found.name: found.data for found in found if not found.reason} == whole
+        for part in found:
+            assert FILES.get(part.name, b"").startswith(part.data or b"")
         if 512 <= cut < 12584 and cut not in {1024, 2560, 3072}:
             assert reasons(found)
             assert found[-1].name == ""
@@ -651,7 +919,9 @@ def test_a_cut_compressed_tar_gives_what_can_be_decoded(suffix: str) -> None:
     data = COMPRESSORS[suffix](make_tar(noise))
     found = walk(data[: len(data) // 2])
     assert 4 <= len(read(found)) <= 20
-    assert read(found).items() <= noise.items()
+    for member in found[:-1]:
+        assert noise[member.name].startswith(member.data or b"")
+        assert (member.data == noise[member.name]) is not bool(member.reason)
     assert found[-1].name == ""
     assert found[-1].reason.startswith(("truncated: ", "damaged: "))
 
@@ -684,7 +954,7 @@ def test_whatever_a_library_raises_is_a_media_error(
     monkeypatch.setattr(zipfile.ZipExtFile, "read1", fail)
     found = walk(make_zip(FILES))
     assert len(found) == len(reasons(found)) == len(FILES)
-    monkeypatch.setattr(gzip.GzipFile, "read1", fail)
+    monkeypatch.setattr(zlib, "decompressobj", fail)
     assert list(reasons(walk(gzip.compress(make_tar(FILES))))) == [""]
 
 
