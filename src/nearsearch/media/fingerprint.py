@@ -91,11 +91,11 @@ def outcomes(
                 yield from _picture(data, wanted, facts, known)
     except Exception as error:  # one file's surprise must not end the others' work
         outcome = {**_explained(error), **facts}
-        if outcome["status"] == "failed" and "sha256" not in outcome:
+        is_readable = 0 < facts.get("size", 0) <= wanted.bounds.max_bytes
+        if outcome["status"] == "failed" and "sha256" not in outcome and is_readable:
             # What cannot be decoded can still be known by its digest; but all empty files have one.
             with suppress(OSError, MediaError), _open(path) as file:
-                if 0 < facts.get("size", 0) <= wanted.bounds.max_bytes:
-                    outcome |= _digests_of(file, wanted)
+                outcome |= _digests_of(file, wanted)
         yield outcome
 
 
