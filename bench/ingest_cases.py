@@ -40,11 +40,7 @@ SETTLED: Final = 1024  # files: the first ones come while processes start
 
 def pictures(data: bytes) -> Iterator[media.Picture]:
     """Decode a file as the product does: the one place that knows how."""
-    found = media.decode(data, PDQ.profile, max_pixels=MAX_PIXELS)
-    if isinstance(found, media.Picture):
-        yield found
-    else:
-        yield from found
+    yield from media.Pictures(data, PDQ.profile, max_pixels=MAX_PIXELS)
 
 
 # A case is a generator: it yields once when it is warm, then what it measured, then tidies up.
