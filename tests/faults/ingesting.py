@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 import nearsearch as ns
-from nearsearch import intake, workers
+from nearsearch import ingest, intake, workers
 from nearsearch.ingest import key_of
 from nearsearch.matches import Failure
 
@@ -139,7 +139,7 @@ def patched_command(code):
 
 def add(order):
     """Add the paths of an order; return the report, and which files were read."""
-    asked = []
+    asked, failures = [], []
     their_map = workers.WorkerPool.map
 
     def note(requests):
@@ -160,10 +160,11 @@ def add(order):
                 limits=limits,
                 workers=order.get("workers", 2),
                 on_progress=(lambda _: print(flush=True)) if order.get("tells") else None,
+                on_failure=failures.append,
             )
     finally:
         workers.WorkerPool.map = their_map
-    failures = [tuple(failure) for failure in report.failures]
+    assert report.failures == failures[: ingest.MOST_FAILURES]
     return {**report.to_json(), "failures": failures, "asked": asked}
 
 

@@ -192,8 +192,10 @@ def test_deadly_files_and_killed_processes_cost_only_the_deadly_files(
     def kill(report):
         if len(killed) < kills and report.total >= 25 * (1 + len(killed)):
             time.sleep(1.5)  # by then all are ready, and at a file
-            killed.append(rng.choice(processes(besides=before)))
-            os.kill(killed[-1], signal.SIGKILL)
+            alive = processes(besides=before)  # none, where all have just died of their files
+            if alive:
+                killed.append(rng.choice(alive))
+                os.kill(killed[-1], signal.SIGKILL)
 
     with ns.Writer.open("i.ns", create=True) as writer:
         limits = ns.Limits(seconds=2)
