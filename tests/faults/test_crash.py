@@ -36,7 +36,8 @@ def contents(root):
 def add(root):
     """Replace some, add some: shards, tombstones, manifest and CURRENT are written."""
     with ns.Writer.open(root) as writer:
-        writer.add_codes(CODES[20:40], keys=KEYS[10:30])
+        md5 = [bytes([i]) * 16 for i in range(20)]
+        writer.add_codes(CODES[20:40], keys=KEYS[10:30], digests={"md5": md5})
 
 
 def add_in_parts(root):

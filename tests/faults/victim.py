@@ -66,6 +66,14 @@ def metadata(start, end):
     )
 
 
+def digests(first, end):
+    """Known of some, of two kinds; those of neighbours begin with the same bytes."""
+    return {
+        "md5": [bytes([i // 2]) * 8 + bytes([i]) * 8 if i % 3 else None for i in range(first, end)],
+        "sha256": [bytes([i]) * 32 if i % 4 else None for i in range(first, end)],
+    }
+
+
 def make(root):
     """Make an index of two shards with rings, hidden rows of all kinds, files of the log."""
     with pytest.MonkeyPatch.context() as patch:
@@ -83,6 +91,7 @@ def make(root):
                     contribution=contribution,
                     metadata=metadata(start, start + 9),
                     qualities=np.arange(9) * 12,
+                    digests=digests(start, start + 9),
                     **marks,
                 )
                 writer.add_codes(CODES[few], keys=KEYS[few], contribution="C", **marks)
@@ -113,6 +122,12 @@ READS = [
     _search(2, radius=256, where=FILTER, limit=3),
     lambda index: index.nearest(CODES[:2], 3).to_arrow().to_pylist(),
     lambda index: index.contributions().to_pylist(),
+    lambda index: [
+        matches.to_arrow().to_pylist()
+        for kind, values in digests(0, 16).items()
+        for matches in [index.lookup([value for value in values if value])]
+    ],
+    lambda index: index.failures().to_pylist(),
     lambda index: (index.stats(), index.log(), index.kept_generations(), index.columns),
 ]
 
@@ -133,7 +148,9 @@ def _merge(root):
 
 def _add(writer):
     marks = {"contribution": "A", "source": "NL", "labels": ["urgent", "A"]}
-    writer.add_codes(CODES, keys=KEYS, metadata=metadata(0, 16), **marks)
+    known = {"metadata": metadata(0, 16), "digests": digests(0, 16)}
+    writer.add_codes(CODES, keys=KEYS, **known, **marks)
+    writer.add_digests(digests(1, 3), keys=["d", "e"])
 
 
 WRITES = {
