@@ -63,7 +63,7 @@ def test_the_index_has_every_kind_of_file(root):
     roles = {role for entry in manifest.shards for role, _ in entry.all_files()}
     assert len(manifest.shards) == 2
     assert {role.split("/")[0] for role in roles} == {
-        *("items", "members", "keys", "codes", "rows", "ring", "tombstones")
+        *("items", "members", "keys", "digests", "codes", "rows", "ring", "tombstones")
     }
     assert all(entry.disabled_members and entry.dead_members for entry in manifest.shards)
     assert len(manifest.log.files) == 2
