@@ -42,8 +42,8 @@ _CONTENTS: Final = re.compile(r"(\d+) files, (\d+) failed, (\d+) skipped, (\d+) 
 class Intake:
     """Files on their way into an index.
 
-    `transaction` gives the one to add to now; `commit` is called with it when `interval` seconds
-    have passed since the last time.
+    `transaction` gives the one to add to now; `commit` is called when `interval` seconds have
+    passed since the last time.
     """
 
     transaction: Callable[[], Transaction]
@@ -78,7 +78,7 @@ class Intake:
             for file in chunk:
                 if file.failure is not None:
                     self._done(file)
-                    answer = Answer(file.path, "failed", _facts(file.failure))
+                    answer = Answer(file.path, file.failure.status, _facts(file.failure))
                     self._put(file.key, answer, file.failure)
             found = [file for file in chunk if file.failure is None]
             for file, failure, item in self._to_read(found):

@@ -12,6 +12,7 @@ import pyarrow as pa
 from nearsearch.checks import check_name
 from nearsearch.codes import DIGEST_BYTES, as_codes, as_digest, record_ids, to_hex, unhashed_id
 from nearsearch.errors import MetadataError, UsageError
+from nearsearch.matches import Failure
 from nearsearch.store import schema
 from nearsearch.store.build import RawCodes
 from nearsearch.store.transaction import Batch
@@ -110,7 +111,7 @@ def batch_of_files(
 
 def problem_of(facts: Mapping[str, Any]) -> str | None:
     """Return what `members.arrow` says of a file that was not hashed, or not whole."""
-    return f"{facts['stage']}: {facts['reason']}" if "reason" in facts else None
+    return Failure("", facts["reason"], facts["stage"]).problem if "reason" in facts else None
 
 
 def _file_id(facts: Mapping[str, Any]) -> bytes:

@@ -526,3 +526,25 @@ def test_what_can_be_read_of_a_folder_is_added(writer, monkeypatch):
         ("t", "after 4 entries: Input/output error", "read")
     ]
     assert len(found) >= 4
+
+
+def test_a_large_archive_may_take_longer_than_a_file(writer, monkeypatch):
+    """Its digests are taken before its first member is announced."""
+    from nearsearch import workers
+
+    slow = (
+        "import time, nearsearch.media.fingerprint as f; f._CHUNK = 500; real = f._hash;"
+        "Slow = type('Slow', (), dict(__init__=lambda s, n: setattr(s, 'h', real(n)),"
+        "update=lambda s, c: (time.sleep(0.03), s.h.update(c)),"
+        "hexdigest=lambda s: s.h.hexdigest()));"
+        "f._hash = lambda n, d=None: Slow(n) if d is None else real(n, d);"
+    )
+    before = "from nearsearch.media.worker import main;"
+    command = workers._COMMAND.replace(before, slow + before)
+    assert command != workers._COMMAND
+    monkeypatch.setattr(workers, "_COMMAND", command)
+    took = time.perf_counter()
+    report = writer.add_files(["t/some.zip"], limits=ns.Limits(seconds=1), workers=1)
+    took = time.perf_counter() - took
+    assert counts(report) == {"added": 2, "skipped": 1, "failed": 1}
+    assert took > 1.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +20,13 @@ from nearsearch.media.formats import check_readable, effective_profile, sniff
 from nearsearch.media.image import Pictures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from nearsearch.spec import Spec
 
 _HEAD: Final = 4096
 _CHUNK: Final = 1 << 20
+_TELL_SECONDS: Final = 0.2
 MEDIA_SUFFIXES: Final = tuple(
     f".{name}"
     for name in (
@@ -70,7 +72,7 @@ def outcomes(
         known; ``unchanged``; ``opened`` for an archive.
 
         Members have their name as ``member``. Before one is read, ``at`` announces it and its
-        ``place``.
+        ``place``; without either it says that the file itself is at work.
     """
     facts: dict[str, Any] = {}
     try:
@@ -78,7 +80,7 @@ def outcomes(
             before = os.fstat(file.fileno())
             facts = {"size": before.st_size, "mtime_ns": file_time(before)}
             if container_format(file):
-                facts |= _digests_of(file, wanted)
+                facts |= yield from _digests_of(file, wanted)
                 if unhashed_id(bytes.fromhex(facts["sha256"])).hex() == known:
                     yield {"status": "unchanged", **facts}
                     return
@@ -95,17 +97,24 @@ def outcomes(
         if outcome["status"] == "failed" and "sha256" not in outcome and is_readable:
             # What cannot be decoded can still be known by its digest; but all empty files have one.
             with suppress(OSError, MediaError), _open(path) as file:
-                outcome |= _digests_of(file, wanted)
+                outcome |= yield from _digests_of(file, wanted)
         yield outcome
 
 
-def _digests_of(file: BinaryIO, wanted: Wanted) -> dict[str, str]:
-    """Return the digests of a file that is not held in memory, by name, in hex."""
+def _digests_of(file: BinaryIO, wanted: Wanted) -> Generator[dict[str, Any], None, dict[str, str]]:
+    """Return the digests of a file that is not held in memory, by name, in hex.
+
+    Yields that it is at work: an archive may take longer than the time that a file has.
+    """
     hashes = {name: _hash(name) for name in ("sha256", *wanted.digests)}
     file.seek(0)
+    told = time.monotonic()
     while chunk := file.read(_CHUNK):
         for made in hashes.values():
             made.update(chunk)
+        if time.monotonic() - told > _TELL_SECONDS:
+            yield {"status": "at", "member": None, "place": None}
+            told = time.monotonic()
     file.seek(0)
     return {name: made.hexdigest() for name, made in hashes.items()}
 

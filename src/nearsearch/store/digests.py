@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from nearsearch.codes import DIGEST_BYTES
 from nearsearch.store import schema
 from nearsearch.store.shard import expand_ranges
 from nearsearch.store.tombstones import contains
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from nearsearch.store.shard import Shard
 
-KINDS: Final = {16: "md5", 20: "sha1", 32: "sha256"}
+KINDS: Final = {length: name for name, length in DIGEST_BYTES.items()}
 """Length in bytes to column of `items.arrow`."""
 
 

@@ -29,7 +29,7 @@ _NAME: Final = pa.dictionary(pa.int32(), pa.string())
 ITEMS: Final = pa.schema(
     [
         pa.field("item_id", pa.binary(ID_BYTES), nullable=False),  # sorted, unique in the index
-        pa.field("kind", _NAME, nullable=False),  # see KINDS
+        pa.field("kind", _NAME, nullable=False),  # IMAGE, ... below
         pa.field("format", _NAME),  # of the file's bytes: "JPEG", ...
         pa.field("width", pa.int32()),  # pixels, as displayed
         pa.field("height", pa.int32()),
