@@ -118,8 +118,14 @@ def _text(image: Image.Image, size: float, rng: np.random.Generator) -> Image.Im
     words = " ".join(rng.permutation(_WORDS)[: int(rng.integers(3, 6))])
     draw = ImageDraw.Draw(out)
     at = (rng.uniform(0.03, 0.2) * image.width, rng.uniform(0.05, 0.95 - size) * image.height)
-    draw.text(at, words, "white", _font(height), stroke_width=max(1, int(height / 16)),
-              stroke_fill="black")
+    draw.text(
+        at,
+        words,
+        "white",
+        _font(height),
+        stroke_width=max(1, int(height / 16)),
+        stroke_fill="black",
+    )
     return out
 
 
@@ -175,9 +181,7 @@ def _meme(image: Image.Image, share: float, rng: np.random.Generator) -> Image.I
     return out
 
 
-def _write(
-    image: Image.Image, top: int, height: int, ink: str, rng: np.random.Generator
-) -> None:
+def _write(image: Image.Image, top: int, height: int, ink: str, rng: np.random.Generator) -> None:
     draw = ImageDraw.Draw(image)
     size = min(height * 0.5, image.width / 12)
     words = " ".join(rng.permutation(_WORDS)[: int(rng.integers(2, 6))])
@@ -197,8 +201,11 @@ def _border(image: Image.Image, share: float, rng: np.random.Generator) -> Image
 def _padded(image: Image.Image, aspect: float) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return the size of that aspect which holds the picture, and where in it the picture is."""
     width, height = image.size
-    size = (width, round(width / aspect)) if width / height > aspect else (
-        round(height * aspect), height)
+    size = (
+        (width, round(width / aspect))
+        if width / height > aspect
+        else (round(height * aspect), height)
+    )
     return size, ((size[0] - width) // 2, (size[1] - height) // 2)
 
 
@@ -311,9 +318,13 @@ def _photographed(image: Image.Image, strength: float, rng: np.random.Generator)
     pixels = np.asarray(framed, np.float32)
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
     raster = 1 + 0.06 * strength * np.sin(rows * 2.1 + columns * 0.03) * np.sin(columns * 2.2)
-    shine = 20 * strength * np.exp(
-        -(((rows / height - rng.uniform(0.2, 0.8)) / 0.4) ** 2)
-        - ((columns / width - rng.uniform(0.2, 0.8)) / 0.4) ** 2
+    shine = (
+        20
+        * strength
+        * np.exp(
+            -(((rows / height - rng.uniform(0.2, 0.8)) / 0.4) ** 2)
+            - ((columns / width - rng.uniform(0.2, 0.8)) / 0.4) ** 2
+        )
     )
     pixels = pixels * raster[..., None].astype(np.float32) + shine[..., None].astype(np.float32)
     seen = Image.fromarray(np.rint(pixels.clip(0, 255)).astype(np.uint8))
