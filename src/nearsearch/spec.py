@@ -90,6 +90,7 @@ PROFILES: Final = {
 
 FAMILIES: Final = {
     "pdq": Family((256,), 1, "luma-2048", 31),
+    "wdct": Family((256,), 1, "luma-2048", 40),
     "phash": Family((64, 256, 576, 1024), 1, "full", 8),
     "dhash": Family((64, 256, 576, 1024), 1, "full", 4),
     "ahash": Family((64, 256, 576, 1024), 1, "full", 2),

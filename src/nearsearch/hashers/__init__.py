@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from nearsearch.errors import UsageError
-from nearsearch.hashers import imagehash_family, pdq
+from nearsearch.hashers import imagehash_family, pdq, wdct
+from nearsearch.hashers.views import Views
 from nearsearch.spec import FAMILIES, get_spec, spec_names
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
 
     from nearsearch.spec import Spec
 
-__all__ = ["dihedral_codes", "hash_array", "hash_pixels", "picture_quality"]
+__all__ = ["Views", "dihedral_codes", "hash_array", "hash_pixels", "picture_quality"]
 
 _HASHERS: Final[dict[str, Callable[[NDArray[np.uint8], int], tuple[NDArray[np.uint8], int]]]] = {
     "pdq": pdq.hash_pixels,
+    "wdct": wdct.hash_pixels,
     "phash": imagehash_family.phash,
     "dhash": imagehash_family.dhash,
     "ahash": imagehash_family.ahash,

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CODE_BYTES = 32
+CODE_BYTES = 32
 _ORIENTATIONS = 8
 
 
@@ -32,7 +32,7 @@ def dihedral_codes(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from nearsearch.kernels import perceptual
 
     luma, _ = _shrink(pixels, always_blur=True)
-    codes = np.empty((_ORIENTATIONS, _CODE_BYTES), np.uint8)
+    codes = np.empty((_ORIENTATIONS, CODE_BYTES), np.uint8)
     perceptual.encode_dihedral(luma, codes)
     return codes
 
