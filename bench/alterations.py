@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 LANCZOS: Final = Image.Resampling.LANCZOS
 BICUBIC: Final = Image.Resampling.BICUBIC
-_WORDS: Final = ["look", "at", "this", "one", "from", "last", "summer", "when", "we", "all", "went", "to", "the", "lake", "again"]
+_WORDS: Final = (
+    *("look", "at", "this", "one", "from", "last", "summer", "when"),
+    *("we", "all", "went", "to", "the", "lake", "again"),
+)
 
 
 class Alteration(NamedTuple):

@@ -16,9 +16,11 @@ FLOORS = [
         "kernels",
         "kernels.jit",
         "kernels.blake2b",
+        "kernels.borders",
         "kernels.keys",
         "kernels.perceptual",
         "kernels.ring",
+        "kernels.wdct",
     ],
     [
         "codes",
@@ -26,6 +28,8 @@ FLOORS = [
         "matches",
         "hashers.pdq",
         "hashers.imagehash_family",
+        "hashers.wdct",
+        "hashers.views",
         "hashers",
     ],
     [
@@ -111,9 +115,11 @@ HOMES = {
     "numba": {
         "kernels.jit",
         "kernels.blake2b",
+        "kernels.borders",
         "kernels.keys",
         "kernels.perceptual",
         "kernels.ring",
+        "kernels.wdct",
     },
     "PIL": {
         "media.formats",

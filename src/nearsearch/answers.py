@@ -71,9 +71,15 @@ def by_hashes(
     usable = np.flatnonzero(hashes.qualities >= min_quality)
     asked = np.ascontiguousarray(hashes.codes[usable])
     views, rows, distances = range_search(snapshot, spec.name, asked, radius, min_quality)
-    queries = hashes.file_index[usable][views]
+    views = usable[views]
     if len(usable) > len(np.unique(hashes.file_index[usable])):
-        queries, rows, distances = nearest_views(queries, rows, distances)
+        nearest_ = nearest_views(hashes.file_index[views], rows, distances, views)
+        views, rows, distances = views[nearest_], rows[nearest_], distances[nearest_]
+    queries = hashes.file_index[views]
+    names = list(dict.fromkeys(hashes.views))
+    number_of = {name: number for number, name in enumerate(names)}
+    variant_of = np.array([number_of[name] for name in hashes.views], np.int32)
+    variants = variant_of[views] if names else np.full(len(views), -1, np.int32)
     of_digest = [(i, d) for i, digests in enumerate(hashes.digests) for d in digests]
     position, exact = snapshot.find_digests(spec.name, [digest for _, digest in of_digest])
     # A file has up to three digests, which find the same item.
@@ -83,8 +89,10 @@ def by_hashes(
         item = snapshot.items_of(spec.name, rows)
         is_near = ~_are_among(queries, item, owner, exact)
         queries, rows, distances = queries[is_near], rows[is_near], distances[is_near]
+        variants = variants[is_near]
     queries, rows = np.concatenate([owner, queries]), np.concatenate([exact, rows])
     distances = np.concatenate([np.zeros(len(exact), np.uint16), distances])
+    variants = np.concatenate([np.full(len(exact), -1, np.int32), variants])
     # Digests first: such rows have the highest numbers.
     order = np.lexsort((rows, distances, rows < snapshot.n_rows(spec.name), queries))
     counts = np.bincount(queries, minlength=len(hashes.keys))
@@ -93,6 +101,7 @@ def by_hashes(
     matches = _matches(
         snapshot, offsets, rows[order], distances[order], spec, hashes.keys, failures
     )
+    matches = replace(matches, variants=variants[order], variant_names=names)
     return matches.narrowed(where, limit)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from nearsearch.workers import Answer, Limits
 
 NO_FILES: Final = {"reason": "an archive without files", "stage": "sniff"}
+VARIANTS: Final = ("none", "fast", "thorough")
+"""Which views of a query to ask with, each more than the one before."""
 _MOST_HELD: Final = 1024  # files, whose answers wait for their turn
 
 
@@ -117,11 +119,14 @@ def hash_found(
     specs: Sequence[str | Spec],
     *,
     digests: Sequence[str] = ("md5", "sha1"),
+    views: str = "none",
     limits: Limits | None = None,
     workers: int | None = None,
     pool: WorkerPool | None = None,
 ) -> Iterator[FileHashes]:
-    """Hash the files of a walk under their keys; see `hash_stream`.
+    """Hash the files of a walk under their keys, and of each picture these views.
+
+    See `hash_stream`, and `hashers.views.LADDERS`.
 
     What the walk found in place of a file has its place too.
     """
@@ -129,13 +134,14 @@ def hash_found(
         raise UsageError("limits and workers belong to the pool: give them to WorkerPool")
     wanted = [get_spec(spec) for spec in specs]
     used = pool or WorkerPool(workers, limits)
-    return _hashed(files, wanted, digests, used, is_ours=pool is None)
+    return _hashed(files, wanted, digests, views, used, is_ours=pool is None)
 
 
 def _hashed(
     files: Iterable[FoundFile],
     specs: Sequence[Spec],
     digests: Sequence[str],
+    views: str,
     pool: WorkerPool,
     *,
     is_ours: bool,
@@ -150,7 +156,8 @@ def _hashed(
 
     is_empty = True  # of the archive whose members come
     try:
-        for answer in in_order(pool.map(requests(), specs, digests, window=_MOST_HELD)):
+        found = pool.map(requests(), specs, digests, views=views, window=_MOST_HELD)
+        for answer in in_order(found):
             if answer.member is not None:
                 is_empty = False
                 yield _file_hashes(answer, keys[0])
@@ -241,12 +248,15 @@ class Hashes:
     digests: Sequence[Sequence[bytes]]
     failures: tuple[Failure, ...]
     spec: Spec
+    views: Sequence[str] = ()
+    """What each code is of, (m,): ``image``, ``mirrored``, ``frame``, ..."""
 
 
 def hash_files(
     paths: Iterable[PathLike],
     spec: str | Spec = "pdq",
     *,
+    variants: str = "none",
     limits: Limits | None = None,
     pool: WorkerPool | None = None,
 ) -> Hashes:
@@ -258,6 +268,10 @@ def hash_files(
         Files; folders are not walked. Archives are opened: their members stand in their place.
     spec
         Name of the spec, or the spec.
+    variants
+        Which further views of each picture to hash, to ask with: ``none``, ``fast`` (the eight
+        orientations, what is inside a border, a zoom) or ``thorough`` (also zooms, rotations up to
+        20 degrees, moves). ``wdct`` has all of them, ``pdq`` orientations and borders, others none.
     limits
         What one file may cost; not beside `pool`, which has its own.
     pool
@@ -268,12 +282,15 @@ def hash_files(
     UnknownSpecError
         This version does not know the spec.
     UsageError
-        `limits` beside `pool`.
+        `limits` beside `pool`; unknown `variants`.
     WorkerStartError
         The processes do not start.
     """
     wanted = get_spec(spec)
-    files = list(hash_stream(path_list(paths), [wanted], limits=limits, pool=pool))
+    if variants not in VARIANTS:
+        raise UsageError(f"variants: expected {', '.join(VARIANTS)}, got {variants!r}")
+    found = (FoundFile(path, key_of(path), None, None) for path in path_list(paths))
+    files = list(hash_found(found, [wanted], views=variants, limits=limits, pool=pool))
     views = [(i, view) for i, file in enumerate(files) for view in file.views.get(wanted.name, ())]
     return Hashes(
         as_codes([view.code for _, view in views], wanted),
@@ -286,4 +303,5 @@ def hash_files(
         ],
         tuple(file.failure for file in files if file.failure is not None),
         wanted,
+        [view.view for _, view in views],
     )

@@ -172,6 +172,7 @@ class Index:
             "match": pa.dictionary(pa.int32(), pa.string()),
             "distance": pa.uint16(),
             "spec": pa.dictionary(pa.int32(), pa.string()),
+            "variant": pa.dictionary(pa.int32(), pa.string()),
             "generation": pa.int64(),
             **described,
         }
@@ -316,6 +317,7 @@ class Index:
         where: pc.Expression | str | None = None,
         limit: int | None = None,
         min_quality: int | None = None,
+        variants: str = "fast",
         limits: Limits | None = None,
     ) -> Matches:
         """Hash picture files in worker processes and find each of them: exact, then near.
@@ -331,6 +333,9 @@ class Index:
             Picture files.
         radius, spec, where, limit, min_quality
             As in `search`.
+        variants
+            Views of each picture to ask with, ``none``, ``fast`` or ``thorough``: see `hash_files`.
+            The column ``variant`` says which of them was nearest, ``view`` what of the known one.
         limits
             What one file may cost; those of the first call hold as long as the index is open.
 
@@ -347,7 +352,8 @@ class Index:
         check_computable(chosen, str(self._root))
         expression = checked(where, self.columns)  # before any file is read
         names = path_list(paths)
-        hashes = hash_files(names, chosen, pool=self.start_workers(limits, len(names)))
+        pool = self.start_workers(limits, len(names))
+        hashes = hash_files(names, chosen, variants=variants, pool=pool)
         return self.search(hashes, radius, where=expression, limit=limit, min_quality=min_quality)
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:

@@ -63,7 +63,8 @@ class Intake:
     def run(self, files: Iterator[FoundFile], pool: WorkerPool) -> None:
         """Take in all files; leave the last of them to the caller's commit."""
         specs = self.transaction().base.specs
-        for answer in pool.map(self._requests(files), specs, self.marks.digests):
+        requests = self._requests(files)
+        for answer in pool.map(requests, specs, self.marks.digests, views="known"):
             self._take(answer)
             self.tell(self.report)
         self._add()

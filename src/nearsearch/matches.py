@@ -73,6 +73,9 @@ class Matches:
         The commit that the answer was made on.
     queries
         A name for each query: the path of a file as given, or the code in hex.
+    variants : (m,) int32, or None
+        Which of `variant_names` of the query file matched, -1 for exact matches; None if the
+        queries were no files.
     failures
         Query files that could not be hashed, or not whole, which may match by digest. The stage
         ``quality`` marks featureless pictures, which match near only with a lower `min_quality`.
@@ -91,6 +94,8 @@ class Matches:
     where: pc.Expression | None = None
     failures: tuple[Failure, ...] = ()
     exact_from: int = 1 << 62
+    variants: NDArray[np.int32] | None = None
+    variant_names: Sequence[str] = ()
 
     def __len__(self) -> int:
         """Return the number of matches of all queries together."""
@@ -130,6 +135,8 @@ class Matches:
         query = self.query_index[match]
         names = pa.array(list(self.queries), pa.string()).take(pa.array(query))
         spec = _names(np.zeros(len(match), np.int32), [self.spec.name])
+        none = np.full(len(match), -1, np.int32)
+        variant = none if self.variants is None else self.variants[match]
         columns = {
             "hit": pa.array(match),
             "query": names,
@@ -137,6 +144,7 @@ class Matches:
             "query_index": pa.array(query),
             "distance": pa.array(self.distances[match]),
             "spec": spec,
+            "variant": _names(variant, list(self.variant_names)),
             "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(match)),
         }
         columns |= {name: table[name] for name in table.column_names}
@@ -208,11 +216,14 @@ class Matches:
             offsets=counts[self.offsets],
             rows=self.rows[kept],
             distances=self.distances[kept],
+            variants=None if self.variants is None else self.variants[kept],
         )
 
 
 def _names(numbers: NDArray[np.int32], names: list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(numbers, pa.array(names))
+    """Return a column of names by their numbers; null for -1."""
+    indices = pa.array(numbers, mask=numbers < 0)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
 
 
 def canonical(
@@ -234,10 +245,17 @@ def canonical(
 
 
 def nearest_views(
-    queries: NDArray[np.int64], rows: NDArray[np.int64], distances: NDArray[np.uint16]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint16]]:
-    """Leave of the matches of one query and row, by several views of the query, the nearest."""
-    order = np.lexsort((distances, rows, queries))
-    queries, rows, distances = queries[order], rows[order], distances[order]
+    queries: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    distances: NDArray[np.uint16],
+    views: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return where, of the matches of one query and row by several of its views, the nearest are.
+
+    Of views that are as near it is the first.
+    """
+    order = np.lexsort((views, distances, rows, queries))
+    queries, rows = queries[order], rows[order]
     is_first = np.append(True, (queries[1:] != queries[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
-    return queries[is_first], rows[is_first], distances[is_first]
+    nearest: NDArray[np.int64] = order[is_first]
+    return nearest

@@ -177,6 +177,7 @@ class WorkerPool:
         specs: Sequence[Spec],
         digests: Sequence[str] = ("md5", "sha1"),
         *,
+        views: str = "none",
         window: int = _NO_WINDOW,
     ) -> Iterator[Answer]:
         """Hash each file under `specs` and yield its answer, in order of completion.
@@ -189,6 +190,8 @@ class WorkerPool:
         ----------
         digests
             Which digests to take beside SHA-256.
+        views
+            Which further views of each picture to hash: a key of `hashers.views.LADDERS`.
         window
             How far files may run ahead of the oldest that has no answer. A caller who needs their
             order holds that many behind a slow one; meanwhile the other processes may idle.
@@ -199,8 +202,8 @@ class WorkerPool:
             A process did not come up at all: a broken installation, not a broken file.
         """
         queue = _Queue(requests, window)
-        wanted = {"specs": [spec.to_json() for spec in specs], "digests": list(digests)}
-        wanted |= asdict(self._limits)  # 20 us, so not for each file
+        wanted: dict[str, Any] = {"specs": [spec.to_json() for spec in specs], "views": views}
+        wanted |= {"digests": list(digests), **asdict(self._limits)}  # 20 us: not for each file
         done = False
         try:
             with selectors.DefaultSelector() as selector:

@@ -21,6 +21,7 @@ HIT_COLUMNS: Final = (
     "match",
     "distance",
     "key",
+    "variant",
     "view",
     "time_ms",
     "spec",
@@ -30,7 +31,7 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
-_OF_VIEWS: Final = ("view", "time_ms")  # shown if there is more to see than whole pictures
+_OF_VIEWS: Final = ("variant", "view", "time_ms")  # shown if there is more than whole pictures
 
 GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
@@ -101,7 +102,11 @@ class HitPrinter:
     def close(self) -> None:
         """End the output: print the table, or the end of the Arrow stream."""
         if self._rows:
-            has_views = any(row.get("view") not in (None, "", "image") for row in self._rows)
+            has_views = any(
+                row.get(name) not in (None, "", "image")
+                for row in self._rows
+                for name in ("variant", "view")
+            )
             names = [name for name in self._columns if has_views or name not in _OF_VIEWS]
             print_table(names, ([row[name] for name in names] for row in self._rows), _NUMBERS)
             self._rows = []

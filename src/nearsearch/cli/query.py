@@ -51,6 +51,13 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--spec", metavar="S", help="spec to compare; default: the index's first")
     parser.add_argument(
+        "--variants",
+        choices=("none", "fast", "thorough"),
+        default="fast",
+        help="views of each picture to ask with: fast (default): the eight orientations, what is "
+        "inside a border, a zoom; thorough: also zooms, rotations and moves",
+    )
+    parser.add_argument(
         "--where", metavar="EXPR", help="""filter, for instance 'contribution == "NL-0042"'"""
     )
     parser.add_argument("--limit", metavar="K", type=int, help="at most K nearest for each query")
@@ -116,7 +123,11 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         "limit": options.limit,
         "min_quality": options.min_quality,
     }
-    asked_of_files = {**asked, "limits": limits.limits_of(options)}
+    asked_of_files = {
+        **asked,
+        "variants": options.variants,
+        "limits": limits.limits_of(options),
+    }
     if options.files:
         index.start_workers(asked_of_files["limits"])  # comes up while the libraries load here
     if options.digest:

@@ -73,6 +73,10 @@ LADDERS: Final = {
 """Views by name: those of known pictures, and the three choices for queries."""
 
 
+WITH_VIEWS: Final = ("pdq", "wdct")
+"""Algorithms of which more than the picture as it is can be hashed."""
+
+
 class View(NamedTuple):
     """A code of one view: its name is empty for the picture as it is."""
 
@@ -100,17 +104,13 @@ class Views:
     def of(self, spec: Spec) -> Iterator[View]:
         """Yield the views under a spec, the whole picture first.
 
-        ``pdq`` has orientations and what is inside borders; the other specs of the reference
-        libraries have the picture alone, as each view would be hashed from its pixels.
+        ``pdq`` has orientations and what is inside borders, of queries only. Other specs than these
+        two have no further views, as each would take their whole time again.
         """
         if spec.algorithm == "wdct":
             yield from self._of_wdct()
         elif spec.algorithm == "pdq":
             yield from self._of_pdq()
-        else:
-            from nearsearch.hashers import hash_pixels
-
-            yield View("", *hash_pixels(self._pixels, spec))
 
     def _of_wdct(self) -> Iterator[View]:
         turns, places, _ = self._ladder
@@ -130,6 +130,8 @@ class Views:
 
     def _of_pdq(self) -> Iterator[View]:
         yield from _pdq_turned("", self._pixels, self._ladder.turns)
+        if len(self._ladder.turns) == 1:  # known pictures keep the code that others exchange
+            return
         height, width = self._pixels.shape[:2]
         for number, box in enumerate(self._find_borders()):
             x, y = round(box.left * width), round(box.top * height)

@@ -344,7 +344,7 @@ def _normalise(view: NDArray[np.float32]) -> int:
     _sum_neighbours(square, squares)
     energy = 0.0
     for i in range(_SIDE):
-        row = _ZERO
+        row = 0.0
         for j in range(_SIDE):
             variance = max(squares[i, j] - mean[i, j] * mean[i, j], _ZERO)
             value = (view[i, j] - mean[i, j]) / math.sqrt(variance + _FLOOR)

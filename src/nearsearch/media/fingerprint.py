@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from nearsearch.checks import file_time
 from nearsearch.codes import unhashed_id
 from nearsearch.errors import MediaError, NotMediaError
-from nearsearch.hashers import hash_pixels
+from nearsearch.hashers import Views, hash_pixels
+from nearsearch.hashers.views import WITH_VIEWS
 from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
 from nearsearch.media.formats import check_readable, effective_profile, sniff
 from nearsearch.media.image import Pictures
@@ -22,6 +23,10 @@ from nearsearch.media.image import Pictures
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nearsearch.media.image import Picture
     from nearsearch.spec import Spec
 
 _HEAD: Final = 4096
@@ -44,6 +49,8 @@ class Wanted:
     specs: Sequence[Spec]
     digests: Sequence[str]
     """Names for `hashlib`, beside SHA-256."""
+    views: str = "none"
+    """Which further views of the first picture: a key of `LADDERS`."""
     max_pixels: int
     bounds: Bounds
 
@@ -221,14 +228,26 @@ def _seen(data: bytes, wanted: Wanted) -> dict[str, Any]:
         for picture in pictures:
             if picture.view == "image":
                 shape = {"width": picture.width, "height": picture.height}
-            for spec in specs:
-                code, quality = hash_pixels(picture.pixels, spec)
+            of_picture = _views(picture, specs, wanted.views if picture.view == "image" else "none")
+            for spec, (name, code, quality) in of_picture:
                 text = code.tobytes().hex()
-                view = [picture.view, picture.time_ms, text, quality]
-                found[spec.name].setdefault(text, view)
+                found[spec.name].setdefault(text, [name, picture.time_ms, text, quality])
     problem = {"reason": pictures.problem, "stage": "damaged"} if pictures.problem else {}
     codes = {name: list(views.values()) for name, views in found.items()}
     return {"format": pictures.format, **shape, "codes": codes, **problem}
+
+
+def _views(
+    picture: Picture, specs: Sequence[Spec], ladder: str
+) -> Iterator[tuple[Spec, tuple[str, NDArray[np.uint8], int]]]:
+    """Yield each view of a picture under each spec: what it is, its code, its quality."""
+    views = Views(picture.pixels, ladder)
+    for spec in specs:
+        if ladder == "none" or spec.algorithm not in WITH_VIEWS:
+            yield spec, (picture.view, *hash_pixels(picture.pixels, spec))
+        else:
+            for name, code, quality in views.of(spec):
+                yield spec, (name or picture.view, code, quality)
 
 
 def _check_format(path: str, head: bytes) -> None:

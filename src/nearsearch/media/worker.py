@@ -45,6 +45,7 @@ def main() -> None:
         wanted = Wanted(
             specs=[Spec(**spec) for spec in request["specs"]],
             digests=request["digests"],
+            views=request["views"],
             max_pixels=request["max_pixels"],
             bounds=Bounds(**{name: request[name] for name in names}),
         )

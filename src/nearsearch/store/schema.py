@@ -117,7 +117,18 @@ HIT_COLUMNS: Final = (
         "contribution",
         "source",
     ),
-    *("labels", "added_at", "view", "time_ms", "kind", "format", "size", "width", "height"),
+    *(
+        "labels",
+        "added_at",
+        "variant",
+        "view",
+        "time_ms",
+        "kind",
+        "format",
+        "size",
+        "width",
+        "height",
+    ),
     *("md5", "sha1", "sha256", "item_id", "mtime_ns", "problem", "generation"),
 )
 """Columns of a table of hits, in order, before the callers' own, which cannot take these names."""
