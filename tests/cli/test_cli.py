@@ -1000,8 +1000,8 @@ def start_long_add(start_cli, small_index) -> subprocess.Popen[bytes]:
         os.link("many/a.jpg", f"many/{number:04}.jpg")
     patch = (
         "import nearsearch.session as w; m = w.WorkerPool.map;"
-        "w.WorkerPool.map = lambda *x: ("
-        "(sys.stderr.write('hashed' + chr(10)), y)[1] for y in m(*x))"
+        "w.WorkerPool.map = lambda *x, **named: ("
+        "(sys.stderr.write('hashed' + chr(10)), y)[1] for y in m(*x, **named))"
     )
     process = start_cli("add", "mine.ns", "many", patch=patch)
     for _ in range(10):

@@ -147,8 +147,8 @@ def add(order):
             asked.append(request.path)
             yield request
 
-    def new_map(self, requests, *rest):
-        return their_map(self, note(requests), *rest)
+    def new_map(self, requests, *rest, **named):
+        return their_map(self, note(requests), *rest, **named)
 
     workers.WorkerPool.map = new_map
     try:

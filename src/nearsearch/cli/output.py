@@ -31,7 +31,8 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
-_OF_VIEWS: Final = ("variant", "view", "time_ms")  # shown if there is more than whole pictures
+_OF_VIEWS: Final = {"variant": ("variant",), "view": ("view", "time_ms")}
+"""Columns that are shown where the first of them has something else than whole pictures."""
 
 GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
@@ -102,12 +103,13 @@ class HitPrinter:
     def close(self) -> None:
         """End the output: print the table, or the end of the Arrow stream."""
         if self._rows:
-            has_views = any(
-                row.get(name) not in (None, "", "image")
-                for row in self._rows
-                for name in ("variant", "view")
-            )
-            names = [name for name in self._columns if has_views or name not in _OF_VIEWS]
+            plain = {
+                shown
+                for name, shown in _OF_VIEWS.items()
+                if all(row.get(name) in (None, "", "image") for row in self._rows)
+            }
+            hidden = {name for names in plain for name in names}
+            names = [name for name in self._columns if name not in hidden]
             print_table(names, ([row[name] for name in names] for row in self._rows), _NUMBERS)
             self._rows = []
         if self._form == "arrow" and self._stream is not None:

@@ -362,6 +362,8 @@ def transform(
 ) -> int:
     """Write the DCT coefficients of a view of the grid, and return its quality, 0..100.
 
+    All coefficients are zero where the quality is.
+
     Requires: grid as `reduce` writes it; place (6,): the point (u, v) of the view, 0..1 from its
     upper left corner, is at x = place[0] u + place[1] v + place[2] of the picture, likewise y by
     the other three; coefficients (18, 18), rows are frequencies along y.
@@ -372,6 +374,10 @@ def transform(
     else:
         _sample(grid, place, view)
     quality = _normalise(view)
+    if quality == 0:  # what is left is rounding: all flat pictures have one code
+        for i in range(_SIDE):
+            for j in range(_SIDE):
+                view[i, j] = _ZERO
     half = np.zeros((LOW, _SIDE), np.float32)
     for i in range(LOW):
         for k in range(_SIDE):

@@ -59,7 +59,9 @@ def test_the_refusal_says_what_came():
     ("algorithm", "bits"), [("photodna", 1152), ("pdq", 64), ("whash", 576), ("phash", 100)]
 )
 def test_codes_no_hasher_computes_are_refused(algorithm, bits):
-    with pytest.raises(UsageError, match=rf"'{algorithm}' codes of {bits} bits; .*: pdq, phash"):
+    with pytest.raises(
+        UsageError, match=rf"'{algorithm}' codes of {bits} bits; .*: pdq, wdct, phash"
+    ):
         hash_pixels(noise(8, 8, 3), Spec(algorithm, bits, 1, "full"))
 
 
