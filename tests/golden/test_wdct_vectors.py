@@ -24,7 +24,7 @@ def coloured():
 
 
 def test_the_spec():
-    assert WDCT == Spec("wdct", 256, 1, "luma-2048")
+    assert Spec("wdct", 256, 1, "luma-2048") == WDCT
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def hash_pixels(pixels: NDArray[np.uint8], spec: Spec) -> tuple[NDArray[np.uint8
     code
         (spec.bits // 8,) uint8 in hex byte order; a new array.
     quality
-        PDQ's measure of texture, 0 (flat) to 100, whatever the algorithm.
+        0 (flat) to 100: of ``wdct`` its own measure, else PDQ's of texture.
 
     Raises
     ------
@@ -58,8 +58,8 @@ def hash_pixels(pixels: NDArray[np.uint8], spec: Spec) -> tuple[NDArray[np.uint8
 
     Notes
     -----
-    ``pdq`` equals Meta's reference (facebook/ThreatExchange, ``pdq/``) bit for bit, the others
-    equal the imagehash package. PDQ's code of a picture with a side below 5 pixels is zero. Safe
+    ``pdq`` equals Meta's reference (facebook/ThreatExchange, ``pdq/``) bit for bit, ``wdct`` is our
+    own, the others equal the imagehash package. PDQ's code of a picture with a side below 5 pixels is zero. Safe
     to call from many threads.
     """
     pixels = _checked(pixels)
