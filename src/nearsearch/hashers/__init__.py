@@ -59,8 +59,8 @@ def hash_pixels(pixels: NDArray[np.uint8], spec: Spec) -> tuple[NDArray[np.uint8
     Notes
     -----
     ``pdq`` equals Meta's reference (facebook/ThreatExchange, ``pdq/``) bit for bit, ``wdct`` is our
-    own, the others equal the imagehash package. PDQ's code of a picture with a side below 5 pixels is zero. Safe
-    to call from many threads.
+    own, the others equal the imagehash package. PDQ's code of a picture with a side below 5 pixels
+    is zero. Safe to call from many threads.
     """
     pixels = _checked(pixels)
     hasher = _HASHERS.get(spec.algorithm)
