@@ -60,13 +60,13 @@ class Reduced:
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         # Numba takes half a second to import: only processes that hash should pay for it.
-        from nearsearch.kernels import wdct
+        from nearsearch.kernels import grid
 
         height, width = pixels.shape[:2]
         self._aspect = width / height
-        self.grid: NDArray[np.float32] = np.empty((wdct.GRID, wdct.GRID), np.float32)
+        self.grid: NDArray[np.float32] = np.empty((grid.GRID, grid.GRID), np.float32)
         channels = 1 if pixels.ndim == 2 else 3
-        wdct.reduce(pixels.reshape(height, -1), channels, self.grid)
+        grid.reduce(pixels.reshape(height, -1), channels, self.grid)
 
     def codes(
         self, box: Box, place: Place, turns: tuple[str, ...] = ("",)
