@@ -26,6 +26,7 @@ FLOORS = [
     [
         "codes",
         "plan",
+        "confidence",
         "matches",
         "hashers.pdq",
         "hashers.imagehash_family",

@@ -5,20 +5,20 @@ Arguments were checked by `Index`. Filters come checked too, as expressions.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from nearsearch.codes import to_hex
-from nearsearch.matches import Failure, Matches, canonical, nearest_views
+from nearsearch.confidence import expected_false
+from nearsearch.matches import Failure, Matches, canonical, first_of_each
 from nearsearch.search import range_search
 from nearsearch.store.schema import HIT_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import pyarrow as pa
     import pyarrow.compute as pc
     from numpy.typing import NDArray
 
@@ -27,82 +27,162 @@ if TYPE_CHECKING:
     from nearsearch.store.snapshot import Snapshot
 
 _NOTHING: Final = np.empty(0, np.int64), np.empty(0, np.uint16)
+_MOST_SHARED: Final = 100
+"""Rows of one code that match near. Of 18,000 real pictures at most 26 share a code beyond the
+quality gate, among them unrelated grills and stripes; what more share is taken for such."""
 
 
-def by_codes(
-    snapshot: Snapshot,
-    codes: NDArray[np.uint8],
-    spec: Spec,
-    radius: int,
-    min_quality: int,
-    where: pc.Expression | None,
-    limit: int | None,
-) -> Matches:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of a spec: how near matches must be, and of what quality the pictures."""
+
+    spec: Spec
+    radius: int
+    min_quality: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which of the matches are wanted: members that pass, so many of each query, common codes."""
+
+    where: pc.Expression | None = None
+    limit: int | None = None
+    with_common: bool = False
+
+
+def by_codes(snapshot: Snapshot, codes: NDArray[np.uint8], asked: Asked, wanted: Wanted) -> Matches:
     """Return what lies within the radius of each code; see `Index.search`."""
-    queries, rows, distances = range_search(snapshot, spec.name, codes, radius, min_quality)
-    found = canonical(queries, rows, distances, len(codes))
-    return _matches(snapshot, *found, spec, to_hex(codes)).narrowed(where, limit)
+    near = _near(snapshot, codes, np.arange(len(codes)), len(codes), asked, wanted)
+    offsets, rows, distances = canonical(near.queries, near.rows, near.distances, len(codes))
+    matches = _matches(snapshot, (asked.spec,), to_hex(codes), offsets, rows, distances)
+    matches = replace(matches, compared=near.compared[:, None], held_out=near.held_out)
+    return matches.narrowed(wanted.where, wanted.limit)
 
 
-def by_digests(
-    snapshot: Snapshot,
-    digests: Sequence[bytes],
-    spec: Spec,
-    where: pc.Expression | None,
-    limit: int | None,
-) -> Matches:
+def by_digests(snapshot: Snapshot, digests: Sequence[bytes], wanted: Wanted) -> Matches:
     """Return the items that have each digest; see `Index.lookup`."""
-    queries, rows = snapshot.find_digests(spec.name, digests)
+    queries, rows = snapshot.find_digests(digests)
     found = canonical(queries, rows, np.zeros(len(rows), np.uint16), len(digests))
-    names = [digest.hex() for digest in digests]
-    return _matches(snapshot, *found, spec, names).narrowed(where, limit)
+    matches = _matches(snapshot, (), [digest.hex() for digest in digests], *found)
+    return matches.narrowed(wanted.where, wanted.limit)
 
 
 def by_hashes(
     snapshot: Snapshot,
-    hashes: Hashes,
-    radius: int,
-    min_quality: int,
-    where: pc.Expression | None,
-    limit: int | None,
+    hashes: Sequence[Hashes],
+    asked: Sequence[Asked],
+    wanted: Wanted,
+    *,
+    is_gathered: bool,
 ) -> Matches:
-    """Return what has a digest of each file, then what lies within the radius of any view of it."""
-    spec = hashes.spec
-    usable = np.flatnonzero(hashes.qualities >= min_quality)
-    asked = np.ascontiguousarray(hashes.codes[usable])
-    views, rows, distances = range_search(snapshot, spec.name, asked, radius, min_quality)
-    views = usable[views]
-    if len(usable) > len(np.unique(hashes.file_index[usable])):
-        nearest_ = nearest_views(hashes.file_index[views], rows, distances, views)
-        views, rows, distances = views[nearest_], rows[nearest_], distances[nearest_]
-    queries = hashes.file_index[views]
-    names = list(dict.fromkeys(hashes.views))
-    number_of = {name: number for number, name in enumerate(names)}
-    variant_of = np.array([number_of[name] for name in hashes.views], np.int32)
-    variants = variant_of[views] if names else np.full(len(views), -1, np.int32)
+    """Return what has a digest of each file, then what lies within the radius of any view of it.
+
+    Parameters
+    ----------
+    hashes, asked
+        Of the same files, under specs in the order of the index.
+    is_gathered
+        One match for each item, time and page, the most certain one; else one for each row.
+    """
+    keys, specs = hashes[0].keys, tuple(one.spec for one in asked)
+    found, parts = [], []
+    names: dict[str, int] = {}
+    for number, (one, of) in enumerate(zip(hashes, asked, strict=True)):
+        usable = np.flatnonzero(one.qualities >= of.min_quality)
+        codes = np.ascontiguousarray(one.codes[usable])
+        near = _near(snapshot, codes, one.file_index[usable], len(keys), of, wanted)
+        named = np.array([names.setdefault(name, len(names)) for name in one.views], np.int32)
+        views = usable[near.views]
+        variant = named[views] if len(named) else np.full(len(views), -1, np.int32)
+        number_of = np.full(len(views), number)
+        parts.append((near.queries, near.rows, near.distances, variant, views, number_of))
+        found.append(near)
+    compared = np.stack([near.compared for near in found], axis=1)
+    columns = zip(*parts, strict=True)
+    queries, rows, distances, variant, views, number_of = map(np.concatenate, columns)
+    # The most certain first, of equal ones the first view of the query.
+    by = [views, rows, distances]
+    if len(specs) > 1:
+        by.append(expected_false(specs, number_of, distances, compared[queries]))
+    order = np.lexsort((*by, queries))
+    owner, exact = _exact(snapshot, hashes[0])
+    if is_gathered or len(exact):
+        shown = snapshot.shown_by(rows[order])
+        shown_as = list(shown.T) if is_gathered else [rows[order]]
+        first = first_of_each(queries[order], *shown_as)
+        is_near = ~_are_among(queries[order[first]], shown[first, 0], owner, exact)
+        order = order[first[is_near]]
+    else:
+        order = order[first_of_each(queries[order], rows[order])]
+    # Exact ones come first: the sort is stable.
+    queries = np.concatenate([owner, queries[order]])
+    rows = np.concatenate([exact, rows[order]])
+    distances = np.concatenate([np.zeros(len(exact), np.uint16), distances[order]])
+    variant = np.concatenate([np.full(len(exact), -1, np.int32), variant[order]])
+    order = np.argsort(queries, kind="stable")
+    counts = np.bincount(queries, minlength=len(keys))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    matches = replace(
+        _matches(snapshot, specs, keys, offsets, rows[order], distances[order]),
+        failures=(*hashes[0].failures, *_featureless(hashes, asked)),
+        compared=compared,
+        held_out=np.sum([near.held_out for near in found], axis=0),
+        variants=variant[order],
+        variant_names=list(names),
+    )
+    return matches.narrowed(wanted.where, wanted.limit)
+
+
+class _Near(NamedTuple):
+    """What is near the codes of some queries, in any order, and what was compared."""
+
+    views: NDArray[np.int64]  # positions among the codes
+    queries: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    distances: NDArray[np.uint16]
+    compared: NDArray[np.int64]  # of each query
+    held_out: NDArray[np.int64]
+
+
+def _near(
+    snapshot: Snapshot,
+    codes: NDArray[np.uint8],
+    owners: NDArray[np.int64],
+    n_queries: int,
+    asked: Asked,
+    wanted: Wanted,
+) -> _Near:
+    """Find what lies within the radius of codes, of which `owners` says whose they are."""
+    name = asked.spec.name
+    views, rows, distances = range_search(snapshot, name, codes, asked.radius, asked.min_quality)
+    compared = np.bincount(owners, minlength=n_queries) * snapshot.n_codes(name)
+    held_out = np.zeros(n_queries, np.int64)
+    if not wanted.with_common and len(rows) > _MOST_SHARED:
+        is_common = _is_common(views, snapshot.codes_of(name, rows))
+        queries = owners[views[is_common]]
+        once = first_of_each(queries, rows[is_common])
+        held_out = np.bincount(queries[once], minlength=n_queries)
+        views, rows, distances = views[~is_common], rows[~is_common], distances[~is_common]
+    return _Near(views, owners[views], rows, distances, compared, held_out)
+
+
+def _is_common(views: NDArray[np.int64], codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Tell which of the rows that were found are of a code that very many of them share."""
+    _, number = np.unique(codes, axis=0, return_inverse=True)
+    pairs = np.stack([views, number.ravel()])
+    _, pair, count = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    is_common: NDArray[np.bool_] = count[pair.ravel()] > _MOST_SHARED
+    return is_common
+
+
+def _exact(snapshot: Snapshot, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which files have a digest of which items, as rows that stand for these; sorted."""
     of_digest = [(i, d) for i, digests in enumerate(hashes.digests) for d in digests]
-    position, exact = snapshot.find_digests(spec.name, [digest for _, digest in of_digest])
+    position, exact = snapshot.find_digests([digest for _, digest in of_digest])
     # A file has up to three digests, which find the same item.
     owner = np.array([i for i, _ in of_digest], np.int64)[position]
     owner, exact = np.unique(np.stack([owner, exact]), axis=1)
-    if len(exact):
-        item = snapshot.items_of(spec.name, rows)
-        is_near = ~_are_among(queries, item, owner, exact)
-        queries, rows, distances = queries[is_near], rows[is_near], distances[is_near]
-        variants = variants[is_near]
-    queries, rows = np.concatenate([owner, queries]), np.concatenate([exact, rows])
-    distances = np.concatenate([np.zeros(len(exact), np.uint16), distances])
-    variants = np.concatenate([np.full(len(exact), -1, np.int32), variants])
-    # Digests first: such rows have the highest numbers.
-    order = np.lexsort((rows, distances, rows < snapshot.n_rows(spec.name), queries))
-    counts = np.bincount(queries, minlength=len(hashes.keys))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    failures = (*hashes.failures, *_featureless(hashes, min_quality))
-    matches = _matches(
-        snapshot, offsets, rows[order], distances[order], spec, hashes.keys, failures
-    )
-    matches = replace(matches, variants=variants[order], variant_names=names)
-    return matches.narrowed(where, limit)
+    return owner, exact
 
 
 def _are_among(
@@ -116,30 +196,32 @@ def _are_among(
     return np.isin(queries * width + items, owners * width + exact)
 
 
-def _featureless(hashes: Hashes, min_quality: int) -> list[Failure]:
-    """Name the files of which no view is good enough to ask with."""
-    best = np.full(len(hashes.keys), -1)
-    np.maximum.at(best, hashes.file_index, hashes.qualities)
+def _featureless(hashes: Sequence[Hashes], asked: Sequence[Asked]) -> list[Failure]:
+    """Name the files of which no view is good enough to ask with, under any spec."""
+    best = np.full(len(hashes[0].keys), -1)
+    is_asked = np.zeros(len(best), np.bool_)
+    for one, of in zip(hashes, asked, strict=True):
+        np.maximum.at(best, one.file_index, one.qualities)
+        is_asked[one.file_index[one.qualities >= of.min_quality]] = True
+    least = min(of.min_quality for of in asked)
     return [
         Failure(
-            hashes.keys[int(i)],
-            f"featureless: quality {best[i]} is below {min_quality}",
-            "quality",
+            hashes[0].keys[int(i)], f"featureless: quality {best[i]} is below {least}", "quality"
         )
-        for i in np.flatnonzero((best >= 0) & (best < min_quality))
+        for i in np.flatnonzero((best >= 0) & ~is_asked)
     ]
 
 
 def nearest(
     snapshot: Snapshot,
     codes: NDArray[np.uint8],
-    spec: Spec,
+    asked: Asked,
     k: int,
-    end: int,
-    min_quality: int,
-    where: pc.Expression | None,
+    wanted: Wanted,
 ) -> Matches:
-    """Return the `k` nearest rows of each code, within `end` bits; see `Index.nearest`."""
+    """Return the `k` nearest rows of each code, within the radius; see `Index.nearest`."""
+    spec, end = asked.spec, asked.radius
+    wanted = replace(wanted, limit=k)
     found: list[tuple[NDArray[np.int64], NDArray[np.uint16]]] = [_NOTHING] * len(codes)
     waiting, radius = np.arange(len(codes)), min(end, spec.bits // 16)
     while len(waiting):
@@ -147,7 +229,7 @@ def nearest(
         step = len(waiting) if 4 * radius <= spec.bits else 1
         for start in range(0, len(waiting), step):
             part = waiting[start : start + step]
-            matches = by_codes(snapshot, codes[part], spec, radius, min_quality, where, k)
+            matches = by_codes(snapshot, codes[part], replace(asked, radius=radius), wanted)
             for i, query in enumerate(part):
                 here = slice(matches.offsets[i], matches.offsets[i + 1])
                 found[query] = matches.rows[here], matches.distances[here]
@@ -155,41 +237,37 @@ def nearest(
         waiting = waiting[counts < k] if radius < end else waiting[:0]
         radius = min(end, radius + radius // 2 + 1)
     lengths = [len(rows) for rows, _ in found]
-    return replace(
-        _matches(
-            snapshot,
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            np.concatenate([_NOTHING[0], *(rows for rows, _ in found)]),
-            np.concatenate([_NOTHING[1], *(distances for _, distances in found)]),
-            spec,
-            to_hex(codes),
-        ),
-        where=where,
+    matches = _matches(
+        snapshot,
+        (spec,),
+        to_hex(codes),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([_NOTHING[0], *(rows for rows, _ in found)]),
+        np.concatenate([_NOTHING[1], *(distances for _, distances in found)]),
     )
+    compared = np.full((len(codes), 1), snapshot.n_codes(spec.name))
+    return replace(matches, where=wanted.where, compared=compared)
 
 
 def _matches(
     snapshot: Snapshot,
+    specs: tuple[Spec, ...],
+    names: Sequence[str],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     distances: NDArray[np.uint16],
-    spec: Spec,
-    names: Sequence[str],
-    failures: tuple[Failure, ...] = (),
 ) -> Matches:
-    def describe(rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
-        return snapshot.describe(spec.name, rows)  # which outlives the closing of the index
-
     return Matches(
         offsets,
         rows,
         distances,
-        spec,
+        specs,
         snapshot.manifest.generation,
         names,
         HIT_COLUMNS,
-        describe,
-        None,
-        failures,
-        snapshot.n_rows(spec.name),
+        snapshot.describe,  # which outlives the closing of the index
+        np.array([snapshot.first_rows(spec.name)[-1] for spec in specs], np.int64),
+        snapshot.n_rows(),
+        np.zeros((len(names), len(specs)), np.int64),
+        np.zeros(len(names), np.int64),
     )

@@ -286,11 +286,27 @@ def hash_files(
     WorkerStartError
         The processes do not start.
     """
-    wanted = get_spec(spec)
+    return hash_under(paths, [get_spec(spec)], variants=variants, limits=limits, pool=pool)[0]
+
+
+def hash_under(
+    paths: Iterable[PathLike],
+    specs: Sequence[Spec],
+    *,
+    variants: str = "none",
+    limits: Limits | None = None,
+    pool: WorkerPool | None = None,
+) -> list[Hashes]:
+    """Do what `hash_files` does under several specs, reading each file once."""
     if variants not in VARIANTS:
         raise UsageError(f"variants: expected {', '.join(VARIANTS)}, got {variants!r}")
     found = (FoundFile(path, key_of(path), None, None) for path in path_list(paths))
-    files = list(hash_found(found, [wanted], views=variants, limits=limits, pool=pool))
+    files = list(hash_found(found, specs, views=variants, limits=limits, pool=pool))
+    return [_hashes(files, spec) for spec in specs]
+
+
+def _hashes(files: Sequence[FileHashes], wanted: Spec) -> Hashes:
+    """Return the codes of files under one spec."""
     views = [(i, view) for i, file in enumerate(files) for view in file.views.get(wanted.name, ())]
     return Hashes(
         as_codes([view.code for _, view in views], wanted),

@@ -17,7 +17,7 @@ from nearsearch.errors import (
     SpecMismatchError,
     UsageError,
 )
-from nearsearch.hashes import Hashes, hash_files
+from nearsearch.hashes import Hashes, hash_under
 from nearsearch.ingest import path_list
 from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store import census
@@ -173,6 +173,7 @@ class Index:
             "distance": pa.uint16(),
             "spec": pa.dictionary(pa.int32(), pa.string()),
             "variant": pa.dictionary(pa.int32(), pa.string()),
+            "expected_false": pa.float64(),
             "generation": pa.int64(),
             **described,
         }
@@ -187,6 +188,7 @@ class Index:
         where: pc.Expression | str | None = None,
         limit: int | None = None,
         min_quality: int | None = None,
+        with_common: bool = False,
     ) -> Matches:
         """Find all rows within `radius` bits of each code: exact, nothing is sampled or capped.
 
@@ -208,6 +210,9 @@ class Index:
         min_quality
             Rows of a known quality below this do not match; by default the spec's (50). 0 takes
             all. Queries given as `Hashes` are held to it as well.
+        with_common
+            Also rows of codes that more than 100 share, as blank frames and stripes do: they are
+            left out, and counted in `Matches.held_out`.
 
         Returns
         -------
@@ -230,11 +235,11 @@ class Index:
         else:
             chosen = self._spec(spec)
             codes = as_codes(codes, chosen)
-        narrowing = checked(where, self.columns), _limit(limit)
-        bound, quality = _radius(chosen, radius), _quality(chosen, min_quality)
+        wanted = answers.Wanted(checked(where, self.columns), _limit(limit), with_common)
+        asked = _asked(chosen, radius, min_quality)
         if isinstance(codes, Hashes):
-            return answers.by_hashes(self.snapshot, codes, bound, quality, *narrowing)
-        return answers.by_codes(self.snapshot, codes, chosen, bound, quality, *narrowing)
+            return answers.by_hashes(self.snapshot, [codes], [asked], wanted, is_gathered=False)
+        return answers.by_codes(self.snapshot, codes, asked, wanted)
 
     def nearest(
         self,
@@ -270,8 +275,9 @@ class Index:
         k = whole("k", k, 1, 1 << 62)
         end = chosen.bits if max_radius is None else max_radius
         end = whole("max_radius", end, 0, chosen.bits)
-        expression, quality = checked(where, self.columns), _quality(chosen, min_quality)
-        return answers.nearest(snapshot, queries, chosen, k, end, quality, expression)
+        asked = _asked(chosen, end, min_quality)
+        wanted = answers.Wanted(checked(where, self.columns), with_common=True)
+        return answers.nearest(snapshot, queries, asked, k, wanted)
 
     def lookup(
         self,
@@ -305,8 +311,8 @@ class Index:
         if isinstance(digests, str | bytes):
             raise UsageError(f"digests: expected a list, not one: write [{digests!r}]")
         wanted = [as_digest(digest) for digest in digests]
-        narrowing = checked(where, self.columns), _limit(limit)
-        return answers.by_digests(self.snapshot, wanted, self.specs[0], *narrowing)
+        narrowing = answers.Wanted(checked(where, self.columns), _limit(limit))
+        return answers.by_digests(self.snapshot, wanted, narrowing)
 
     def query(
         self,
@@ -317,22 +323,26 @@ class Index:
         where: pc.Expression | str | None = None,
         limit: int | None = None,
         min_quality: int | None = None,
+        with_common: bool = False,
         variants: str = "fast",
         limits: Limits | None = None,
     ) -> Matches:
         """Hash picture files in worker processes and find each of them: exact, then near.
 
         Query i is ``paths[i]``. First come the items that have its digest, the same bytes (column
-        ``match``: ``exact``), then those within the radius (``near``); of a file of several views
-        any may match. Files that cannot be hashed, and featureless ones (quality below
-        `min_quality`), match by digest only and are listed in `Matches.failures`.
+        ``match``: ``exact``), then those within the radius (``near``) under any spec of the index.
+        Of the views of an item (its zooms, what is inside a border) the most certain stands for
+        all; frames and pages stand for themselves. Files that cannot be hashed, and featureless
+        ones (quality below `min_quality`), match by digest only and are in `Matches.failures`.
 
         Parameters
         ----------
         paths
             Picture files.
-        radius, spec, where, limit, min_quality
-            As in `search`.
+        radius, where, limit, min_quality, with_common
+            As in `search`, under every spec that is asked.
+        spec
+            Only this one.
         variants
             Views of each picture to ask with, ``none``, ``fast`` or ``thorough``: see `hash_files`.
             The column ``variant`` says which of them was nearest, ``view`` what of the known one.
@@ -348,13 +358,16 @@ class Index:
         UnknownColumnError, FilterSyntaxError, UsageError
             As in `search`.
         """
-        chosen = self._spec(spec)
-        check_computable(chosen, str(self._root))
-        expression = checked(where, self.columns)  # before any file is read
+        specs = self.specs if spec is None else (self._spec(spec),)
+        for one in specs:
+            check_computable(one, str(self._root))
+        asked = [_asked(one, radius, min_quality) for one in specs]
+        # Before any file is read.
+        wanted = answers.Wanted(checked(where, self.columns), _limit(limit), with_common)
         names = path_list(paths)
         pool = self.start_workers(limits, len(names))
-        hashes = hash_files(names, chosen, variants=variants, pool=pool)
-        return self.search(hashes, radius, where=expression, limit=limit, min_quality=min_quality)
+        hashes = hash_under(names, specs, variants=variants, pool=pool)
+        return answers.by_hashes(self.snapshot, hashes, asked, wanted, is_gathered=True)
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:
         """Start the processes that `query` uses, if they are not running, without waiting.
@@ -420,8 +433,9 @@ class Index:
         return wanted
 
 
-def _radius(spec: Spec, radius: int | None) -> int:
-    return spec.default_radius if radius is None else whole("radius", radius, 0, spec.bits)
+def _asked(spec: Spec, radius: int | None, min_quality: int | None) -> answers.Asked:
+    bound = spec.default_radius if radius is None else whole("radius", radius, 0, spec.bits)
+    return answers.Asked(spec, bound, _quality(spec, min_quality))
 
 
 def _limit(limit: int | None) -> int | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+from nearsearch.confidence import expected_false
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,22 +59,27 @@ class Matches:
     """All rows within the radius of each query; compressed rows, as scipy's CSR holds them.
 
     The matches of query i are ``rows[offsets[i]:offsets[i + 1]]`` and their `distances`, ordered
-    by distance, then row. A row is one (code, item, view) of the snapshot that was searched; it
-    means nothing in another generation, so keep keys, not rows. `to_arrow` adds what is known of
-    each. Rows from `exact_from` on stand for items as such: the query has their digest. They come
-    before the others of their query, at distance 0, and no other row of that item does.
+    by distance, then row; where several specs were compared, by `expected_false` before these. A
+    row is one (code, item, view) of the snapshot that was searched; it means nothing in another
+    generation, so keep keys, not rows. `to_arrow` adds what is known of each. Rows from
+    `exact_from` on stand for items as such: the query has their digest. They come before the others
+    of their query, at distance 0, and no other row of that item does.
 
     Attributes
     ----------
     offsets : (q + 1,) int64
     rows : (m,) int64
     distances : (m,) uint16, Hamming distance in bits
-    spec
-        The spec that was compared.
+    specs
+        The specs that were compared.
     generation
         The commit that the answer was made on.
     queries
         A name for each query: the path of a file as given, or the code in hex.
+    compared : (q, specs) int64
+        Pairs of codes that were compared: those of the query times those of the index.
+    held_out : (q,) int64
+        Rows left out although they are near: more than 100 share their code.
     variants : (m,) int32, or None
         Which of `variant_names` of the query file matched, -1 for exact matches; None if the
         queries were no files.
@@ -84,16 +91,20 @@ class Matches:
     offsets: NDArray[np.int64]
     rows: NDArray[np.int64]
     distances: NDArray[np.uint16]
-    spec: Spec
+    specs: tuple[Spec, ...]
     generation: int
     queries: Sequence[str]
     columns: Sequence[str]
     """The leading columns of `to_arrow`, in order; the callers' own follow."""
     describe: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], pa.Table]]
     """Rows to their members: pairs (position in rows, row of the table). Owned by the index."""
+    spec_ends: NDArray[np.int64]
+    """After the last row of each of `specs`, ascending."""
+    exact_from: int
+    compared: NDArray[np.int64]
+    held_out: NDArray[np.int64]
     where: pc.Expression | None = None
     failures: tuple[Failure, ...] = ()
-    exact_from: int = 1 << 62
     variants: NDArray[np.int32] | None = None
     variant_names: Sequence[str] = ()
 
@@ -110,6 +121,22 @@ class Matches:
     def is_exact(self) -> NDArray[np.bool_]:
         """Whether a match is one by digest, (m,)."""
         return self.rows >= self.exact_from
+
+    @property
+    def spec_index(self) -> NDArray[np.int64]:
+        """Which of `specs` a match is by, (m,); past them where it is by digest."""
+        return np.searchsorted(self.spec_ends, self.rows, "right")
+
+    @property
+    def expected_false(self) -> NDArray[np.float64]:
+        """How many unrelated codes of the index would be as near by chance, (m,).
+
+        The share of unrelated pairs at that distance times the pairs that were compared: 0.001
+        says that one such query in a thousand has a false match as near. It is an estimate, see
+        `confidence`: NaN for specs that were not measured, 0 for exact matches.
+        """
+        compared = self.compared[self.query_index]
+        return expected_false(self.specs, self.spec_index, self.distances, compared)
 
     def to_arrow(self) -> pa.Table:
         """Return one table row for each member of each match, in the order of the matches.
@@ -134,17 +161,20 @@ class Matches:
         table = described.take(pa.array(np.arange(len(match)) + starts))
         query = self.query_index[match]
         names = pa.array(list(self.queries), pa.string()).take(pa.array(query))
-        spec = _names(np.zeros(len(match), np.int32), [self.spec.name])
+        is_exact = self.is_exact[match]
+        spec = np.where(is_exact, -1, self.spec_index[match])
         none = np.full(len(match), -1, np.int32)
         variant = none if self.variants is None else self.variants[match]
+        expected = self.expected_false[match]
         columns = {
             "hit": pa.array(match),
             "query": names,
-            "match": _names(self.is_exact[match].astype(np.int32), ["near", "exact"]),
+            "match": _names(is_exact, ["near", "exact"]),
             "query_index": pa.array(query),
             "distance": pa.array(self.distances[match]),
-            "spec": spec,
+            "spec": _names(spec, [spec.name for spec in self.specs]),
             "variant": _names(variant, list(self.variant_names)),
+            "expected_false": pa.array(expected, mask=np.isnan(expected)),
             "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(match)),
         }
         columns |= {name: table[name] for name in table.column_names}
@@ -157,25 +187,24 @@ class Matches:
 
         Columns: `query`, `query_index`, `contribution`, `match` (of the nearest), `distance` (of
         the nearest), `items` (distinct contents that match), `members` (their appearances in this
-        contribution), `key` (of the nearest), `spec`, `generation`. Ordered by query, distance,
-        contribution.
+        contribution), `key`, `spec` and `expected_false` (of the nearest), `generation`. Ordered
+        by query, `expected_false`, distance, contribution.
         """
         hits = self.to_arrow()
-        for name in ("contribution", "match"):
+        for name in ("contribution", "match", "spec"):
             column = hits[name].cast(pa.string())
             hits = hits.set_column(hits.column_names.index(name), name, column)
         by = ["query_index", "query", "contribution"]
+        of_nearest = ("distance", "key", "match", "spec", "expected_false")
         order = {"use_threads": False}  # hits come nearest first, and so does the first of a group
         items = hits.group_by([*by, "item_id"], **order).aggregate(
-            [("distance", "min"), ("key", "count"), ("key", "first"), ("match", "first")]
+            [("key", "count"), *((name, "first") for name in of_nearest)]
         )
         groups = items.group_by(by, **order).aggregate(
             [
-                ("distance_min", "min"),
                 ("key_count", "sum"),
                 ("key_count", "count"),
-                ("key_first", "first"),
-                ("match_first", "first"),
+                *((f"{name}_first", "first") for name in of_nearest),
             ]
         )
         table = pa.table(
@@ -184,16 +213,17 @@ class Matches:
                 "query_index": groups["query_index"],
                 "contribution": groups["contribution"],
                 "match": groups["match_first_first"],
-                "distance": groups["distance_min_min"],
+                "distance": groups["distance_first_first"],
                 "items": groups["key_count_count"],
                 "members": groups["key_count_sum"],
                 "key": groups["key_first_first"],
-                "spec": pa.repeat(self.spec.name, len(groups)),
+                "spec": groups["spec_first_first"],
+                "expected_false": groups["expected_false_first_first"],
                 "generation": pa.repeat(pa.scalar(self.generation, pa.int64()), len(groups)),
             }
         )
-        by_distance = [("query_index", "ascending"), ("distance", "ascending")]
-        return table.sort_by([*by_distance, ("contribution", "ascending")])
+        keys = ("query_index", "expected_false", "distance", "contribution")
+        return table.sort_by([(name, "ascending") for name in keys])
 
     def narrowed(self, where: pc.Expression | None, limit: int | None) -> Matches:
         """Return these matches with those only that pass `where`, at most `limit` a query."""
@@ -220,9 +250,9 @@ class Matches:
         )
 
 
-def _names(numbers: NDArray[np.int32], names: list[str]) -> pa.DictionaryArray:
+def _names(numbers: NDArray[Any], names: list[str]) -> pa.DictionaryArray:
     """Return a column of names by their numbers; null for -1."""
-    indices = pa.array(numbers, mask=numbers < 0)
+    indices = pa.array(numbers.astype(np.int32), mask=numbers < 0)
     return pa.DictionaryArray.from_arrays(indices, pa.array(names, pa.string()))
 
 
@@ -244,18 +274,11 @@ def canonical(
     return offsets, rows[order], distances[order]
 
 
-def nearest_views(
-    queries: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    distances: NDArray[np.uint16],
-    views: NDArray[np.int64],
-) -> NDArray[np.int64]:
-    """Return where, of the matches of one query and row by several of its views, the nearest are.
-
-    Of views that are as near it is the first.
-    """
-    order = np.lexsort((views, distances, rows, queries))
-    queries, rows = queries[order], rows[order]
-    is_first = np.append(True, (queries[1:] != queries[:-1]) | (rows[1:] != rows[:-1]))[: len(rows)]
-    nearest: NDArray[np.int64] = order[is_first]
-    return nearest
+def first_of_each(*keys: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the first position of each different combination of keys, ascending."""
+    order = np.lexsort(keys[::-1])  # stable: the first of equal ones comes first
+    is_new = np.zeros(len(order), np.bool_)
+    is_new[:1] = True
+    for key in keys:
+        is_new[1:] |= key[order][1:] != key[order][:-1]
+    return np.sort(order[is_new])

@@ -100,7 +100,7 @@ def test_featureless_pictures_are_kept_and_flagged(index, paths, hashes):
     np.maximum.at(best, found.file_index, found.qualities)
     flat = [path for path, quality in zip(paths, best, strict=True) if 0 <= quality < 50]
     assert len(flat) == 11
-    matches = index.query(flat)
+    matches = index.query(flat, spec="pdq", variants="none")
     assert len(matches) == 11
     assert matches.is_exact.all()
     assert np.diff(matches.offsets).tolist() == [1] * 11

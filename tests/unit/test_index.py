@@ -223,7 +223,7 @@ def test_query_of_files(tmp_path):
         phash = imagehash.phash(Image.open(paths[0]))
         assert index.search(phash, 0, spec="phash").to_arrow()["key"][0].as_py() == paths[0]
         hashes = ns.hash_files(paths[:1], "phash")
-        assert index.search(hashes, 0).spec.name == "phash"
+        assert index.search(hashes, 0).specs == (ns.get_spec("phash"),)
         code, quality = ns.hash_array(rgb)
         assert index.search(code, 0).to_arrow()["key"].to_pylist()[0] == paths[0]
         assert quality == 100

@@ -30,11 +30,15 @@ def matches(*counts):
         offsets,
         np.arange(n),
         np.zeros(n, np.uint16),
-        get_spec("pdq"),
+        (get_spec("pdq"),),
         1,
         [""] * len(counts),
         (),
         lambda rows: pytest.fail("rows were described"),
+        np.array([n]),
+        n,
+        np.ones((len(counts), 1), np.int64),
+        np.zeros(len(counts), np.int64),
     )
 
 

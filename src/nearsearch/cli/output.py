@@ -20,6 +20,7 @@ HIT_COLUMNS: Final = (
     "query",
     "match",
     "distance",
+    "expected_false",
     "key",
     "variant",
     "view",
@@ -31,13 +32,20 @@ HIT_COLUMNS: Final = (
 )
 """What a table of hits shows; the other formats have every column."""
 
-_OF_VIEWS: Final = {"variant": ("variant",), "view": ("view", "time_ms")}
-"""Columns that are shown where the first of them has something else than whole pictures."""
+_PLAIN: Final = {
+    "variant": (("variant",), (None, "", "image")),
+    "view": (("view", "time_ms"), (None, "", "image")),
+    "expected_false": (("expected_false",), (None, 0)),
+}
+"""Columns that are left out where all of one have no more to say than this."""
+
+_SHORT: Final = {"expected_false": "chance"}
+"""Headings that are shorter than the names of their columns."""
 
 GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
 
-_NUMBERS: Final = ("distance", "time_ms", "quality", "items", "members")
+_NUMBERS: Final = ("distance", "expected_false", "time_ms", "quality", "items", "members")
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -103,14 +111,16 @@ class HitPrinter:
     def close(self) -> None:
         """End the output: print the table, or the end of the Arrow stream."""
         if self._rows:
-            plain = {
-                shown
-                for name, shown in _OF_VIEWS.items()
-                if all(row.get(name) in (None, "", "image") for row in self._rows)
+            hidden = {
+                name
+                for first, (names, plain) in _PLAIN.items()
+                if all(row.get(first) in plain for row in self._rows)
+                for name in names
             }
-            hidden = {name for names in plain for name in names}
             names = [name for name in self._columns if name not in hidden]
-            print_table(names, ([row[name] for name in names] for row in self._rows), _NUMBERS)
+            headings = [_SHORT.get(name, name) for name in names]
+            right = [_SHORT.get(name, name) for name in _NUMBERS]
+            print_table(headings, ([row[name] for name in names] for row in self._rows), right)
             self._rows = []
         if self._form == "arrow" and self._stream is not None:
             self._stream.close()
@@ -164,6 +174,8 @@ def plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.0e}" if 0 < value < 0.01 else f"{value:.2g}"
     return "" if value is None else str(value)
 
 

@@ -47,9 +47,19 @@ def register(commands: Any) -> None:
         help="an MD5, SHA-1 or SHA-256 to look up; repeatable",
     )
     parser.add_argument(
-        "--radius", metavar="R", type=int, help="largest distance in bits; default: 31 for pdq"
+        "--radius",
+        metavar="R",
+        type=int,
+        help="largest distance in bits; default: 31 for pdq, 40 for wdct",
     )
-    parser.add_argument("--spec", metavar="S", help="spec to compare; default: the index's first")
+    parser.add_argument(
+        "--spec", metavar="S", help="spec to compare; default: of pictures all, of codes the first"
+    )
+    parser.add_argument(
+        "--with-common",
+        action="store_true",
+        help="also near matches of codes that more than 100 pictures share",
+    )
     parser.add_argument(
         "--variants",
         choices=("none", "fast", "thorough"),
@@ -122,6 +132,7 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         "where": options.where,
         "limit": options.limit,
         "min_quality": options.min_quality,
+        "with_common": options.with_common,
     }
     asked_of_files = {
         **asked,
@@ -173,7 +184,14 @@ class _Tally:
         self.queries += len(matches.queries)
         self._matches += len(matches)
         self._members += members
-        self._made_on = f"{matches.spec.name}, generation {matches.generation}"
+        for name, count in zip(matches.queries, matches.held_out, strict=True):
+            if count:
+                talk().print(
+                    f"held out: {count:,} near {printable(name)}, of codes that more than 100 "
+                    f"share, as blank frames do; --with-common shows them"
+                )
+        specs = ", ".join(spec.name for spec in matches.specs) or "digests"
+        self._made_on = f"{specs}, generation {matches.generation}"
 
     def tell(self) -> None:
         """Print the counts so far."""

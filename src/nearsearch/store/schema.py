@@ -113,6 +113,7 @@ HIT_COLUMNS: Final = (
         "key",
         "distance",
         "spec",
+        "expected_false",
         "quality",
         "contribution",
         "source",

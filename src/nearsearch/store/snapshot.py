@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from nearsearch.store.shard import open_shard
 from nearsearch.store.tombstones import contains
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nearsearch.store.shard import Shard
 
 
+_PAGE: Final = re.compile(r"page \d{1,9}")
 _TRIES: Final = 10  # to open what a writer removes at the same moment
 
 
@@ -81,26 +83,35 @@ class Snapshot:
                 )
 
     def first_rows(self, spec: str) -> NDArray[np.int64]:
-        """Return the snapshot's number of each shard's first row of `spec`, and the end."""
-        if spec not in self._first_row:
-            counts = [
-                len(shard.codes[spec].table) if spec in shard.codes else 0 for shard in self.shards
-            ]
-            self._first_row[spec] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        """Return the snapshot's number of each shard's first row of `spec`, and the end.
+
+        Rows are numbered spec by spec, in the order of the manifest; then come the items.
+        """
+        if not self._first_row:
+            end = 0
+            for known in self.manifest.specs:
+                name = known.name
+                tables = [shard.codes.get(name) for shard in self.shards]
+                counts = [end, *(len(rows.table) if rows else 0 for rows in tables)]
+                self._first_row[name] = np.cumsum(counts, dtype=np.int64)
+                end = int(self._first_row[name][-1])
         return self._first_row[spec]
 
-    def n_rows(self, spec: str) -> int:
-        """Return the number of rows of `spec`: from here on row numbers stand for items."""
-        return int(self.first_rows(spec)[-1])
+    def n_rows(self) -> int:
+        """Return the number of rows of all specs: from here on row numbers stand for items."""
+        return int(self.first_rows(self.manifest.specs[-1].name)[-1])
+
+    def n_codes(self, spec: str) -> int:
+        """Return the number of rows of `spec`, hidden ones included."""
+        first_rows = self.first_rows(spec)
+        return int(first_rows[-1] - first_rows[0])
 
     def first_items(self) -> NDArray[np.int64]:
         """Return the snapshot's number of each shard's first item, and the end."""
         counts = [len(shard.items) for shard in self.shards]
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-    def find_digests(
-        self, spec: str, wanted: Sequence[bytes]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def find_digests(self, wanted: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Find the items that have a digest and are not hidden.
 
         Parameters
@@ -111,27 +122,65 @@ class Snapshot:
         Returns
         -------
         position, row
-            Positions in `wanted`, and rows that stand for items beside the rows of `spec`; in no
-            particular order.
+            Positions in `wanted`, and rows that stand for items; in no particular order.
         """
         positions, rows = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        first_items, n_rows = self.first_items(), self.n_rows(spec)
+        first_items, n_rows = self.first_items(), self.n_rows()
         for shard, first in zip(self.shards, first_items, strict=False):
             position, item = digests.find(shard, wanted)
             positions.append(position)
             rows.append(item + (first + n_rows))
         return np.concatenate(positions), np.concatenate(rows)
 
-    def items_of(self, spec: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return which item each row is of, as the row that stands for it."""
-        first_rows, first_items = self.first_rows(spec), self.first_items()
-        items = rows.copy()
-        for number, shard in enumerate(self.shards):
-            inside = (rows >= first_rows[number]) & (rows < first_rows[number + 1])
-            if inside.any():
-                local = shard.codes[spec].item[rows[inside] - first_rows[number]]
-                items[inside] = local.astype(np.int64) + (first_items[number] + first_rows[-1])
-        return items
+    def shown_by(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what each row is a view of: item, time, and page.
+
+        Parameters
+        ----------
+        rows
+            Rows of any spec, or that stand for items; in any order.
+
+        Returns
+        -------
+        (n, 3) int64: the row that stands for the item; milliseconds, -1 where there is no time; a
+        number for the page, 0 for what is none. So the zooms of a picture are one thing.
+        """
+        shown = np.stack([rows, np.full_like(rows, -1), np.zeros_like(rows)], axis=1)
+        first_items, n_rows = self.first_items(), self.n_rows()
+        for spec, number, inside in self._parts(rows):
+            shard = self.shards[number]
+            local = rows[inside] - self.first_rows(spec)[number]
+            codes = shard.codes[spec]
+            shown[inside, 0] = codes.item[local].astype(np.int64) + first_items[number] + n_rows
+            path = shard.folder and shard.folder / f"{spec}.rows.arrow"
+            wanted = codes.table.select(["view", "time_ms"])
+            if path:
+                untrusted.check_dictionaries(wanted, path)
+            of = untrusted.take(wanted, local, path)
+            shown[inside, 1] = of["time_ms"].fill_null(-1).to_numpy()
+            views, names = schema.names_in(of["view"])
+            pages = [int(name[5:]) if _PAGE.fullmatch(name) else 0 for name in names]
+            shown[inside, 2] = np.array(pages, np.int64)[views]
+        return shown
+
+    def codes_of(self, spec: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the codes of rows of `spec`, (n, bytes)."""
+        width = {known.name: known.code_bytes for known in self.manifest.specs}[spec]
+        codes = np.empty((len(rows), width), np.uint8)
+        for name, number, inside in self._parts(rows):
+            of_shard = self.shards[number].codes[name]
+            local = rows[inside] - self.first_rows(name)[number]
+            codes[inside] = of_shard.codes[of_shard.code[local]]
+        return codes
+
+    def _parts(self, rows: NDArray[np.int64]) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
+        """Yield the shards that some of the rows are of: spec, number, and which rows."""
+        for spec in self.manifest.specs:
+            first_rows = self.first_rows(spec.name)
+            for number in range(len(self.shards)):
+                inside = (rows >= first_rows[number]) & (rows < first_rows[number + 1])
+                if inside.any():
+                    yield spec.name, number, inside
 
     def columns(self) -> Mapping[str, pa.DataType]:
         """Return name and type of each column that `describe` gives."""
@@ -141,13 +190,13 @@ class Snapshot:
             types.update({field.name: field.type for field in shard.members.schema})
         return types
 
-    def describe(self, spec: str, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
-        """Return what is known of rows of `spec`: their view, their item, its live members.
+    def describe(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], pa.Table]:
+        """Return what is known of rows: their view, their item, its live members.
 
         Parameters
         ----------
         rows
-            Ascending row numbers of this snapshot; from ``n_rows(spec)`` on they stand for items.
+            Ascending row numbers of this snapshot; from ``n_rows()`` on they stand for items.
 
         Returns
         -------
@@ -157,7 +206,7 @@ class Snapshot:
             n rows: columns of the row, the item and the member, members of one position sorted
             by contribution, then key.
         """
-        parts, ids = self._rows_and_items(spec, rows)
+        parts, ids = self._rows_and_items(rows)
         unique_ids, inverse = np.unique(ids, return_inverse=True)
         holder, members = self._members(unique_ids)
         # Pair each row with the members of its item: both sides are sorted by the unique item.
@@ -171,16 +220,11 @@ class Snapshot:
             right = right.append_column(left.schema.field(name), left[name])
         return position, right
 
-    def _rows_and_items(
-        self, spec: str, rows: NDArray[np.int64]
-    ) -> tuple[pa.Table, NDArray[np.bytes_]]:
-        first_rows = self.first_rows(spec)
-        bounds = np.searchsorted(rows, first_rows)
+    def _rows_and_items(self, rows: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.bytes_]]:
         tables, ids = [], []
-        for number, shard in enumerate(self.shards):
-            local = rows[bounds[number] : bounds[number + 1]] - first_rows[number]
-            if len(local) == 0:
-                continue
+        for spec, number, inside in self._parts(rows):
+            shard = self.shards[number]
+            local = rows[inside] - self.first_rows(spec)[number]
             code_rows = shard.codes[spec]
             item = code_rows.item[local].astype(np.int64)
             path = shard.folder and shard.folder / f"{spec}.rows.arrow"
@@ -194,7 +238,7 @@ class Snapshot:
             columns = [known, *table.columns[1:], *items.columns]
             tables.append(pa.table(columns, _DESCRIPTION))
             ids.append(shard.item_ids[item])
-        first_items, n_rows = self.first_items(), self.n_rows(spec)
+        first_items, n_rows = self.first_items(), self.n_rows()
         bounds = np.searchsorted(rows, first_items + n_rows)
         for number, shard in enumerate(self.shards):
             item = rows[bounds[number] : bounds[number + 1]] - n_rows - first_items[number]
