@@ -93,7 +93,7 @@ def small_index(tmp_path_factory: pytest.TempPathFactory) -> SmallIndex:
     make_picture(0).resize((160, 120)).save(pictures / "again.jpg", quality=50)
     Image.new("RGB", (200, 150), "grey").save(pictures / "flat.png")
     with contextlib.chdir(pictures):
-        with Writer.open(root / "known.ns", create=True) as writer:
+        with Writer.open(root / "known.ns", create=True, specs=["pdq"]) as writer:
             writer.add_files(
                 ["a.jpg", "b.jpg", "c.jpg"], contribution="alpha", source="NL", labels=["urgent"]
             )

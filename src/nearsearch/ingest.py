@@ -41,6 +41,9 @@ class IngestReport:
         Files that should have been.
     damaged
         Files that were hashed in part; they are counted above as well.
+    featureless
+        Files that were hashed, and have too little in them to match near: no view of theirs is of
+        the quality that a spec asks for. They are counted above as well.
     paths, bytes
         What of the walk is done, archives as what they are: for progress.
     failures
@@ -56,6 +59,7 @@ class IngestReport:
     skipped: int = 0
     failed: int = 0
     damaged: int = 0
+    featureless: int = 0
     paths: int = 0
     bytes: int = 0
     failures: list[Failure] = field(default_factory=list)

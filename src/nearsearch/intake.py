@@ -198,12 +198,19 @@ class Intake:
             self._count_failure(failure)
         if answer.status == "hashed":
             self.report.added += 1  # for the progress; settled by `_add`
+            self.report.featureless += self._is_featureless(answer)
         is_time = time.monotonic() - self._last_commit >= self.interval
         if is_time or len(self._batch) >= _FILES_A_BATCH:
             self._add()
         if is_time:
             self.commit()
             self._last_commit = time.monotonic()
+
+    def _is_featureless(self, answer: Answer) -> bool:
+        """Tell whether no view that was hashed is good enough to match near."""
+        least = {spec.name: spec.default_min_quality for spec in self.transaction().base.specs}
+        codes: dict[str, list[tuple[str, int | None, str, int]]] = answer.facts["codes"]
+        return all(view[3] < least[name] for name, views in codes.items() for view in views)
 
     def _add(self) -> None:
         """Add the batch to the transaction; say what became of those that were hashed."""

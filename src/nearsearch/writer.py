@@ -16,7 +16,7 @@ from nearsearch.ingest import IngestReport, walk
 from nearsearch.intake import READ_AGAIN, Intake, count
 from nearsearch.records import Marks, batch_of_codes, batch_of_digests
 from nearsearch.session import Session
-from nearsearch.spec import check_computable, get_spec
+from nearsearch.spec import DEFAULT_SPECS, check_computable, get_spec
 from nearsearch.store import creation, selection
 from nearsearch.store.log import author_or_default
 from nearsearch.store.merging import MergeReport, merge
@@ -73,8 +73,8 @@ class Writer:
         create
             Make the index if there is none (also its parent directories).
         specs
-            What a new index holds of each picture, by default ``("pdq",)``; the first is the one
-            queries use by default. Of an existing index they are checked.
+            What a new index holds of each picture, by default ``("pdq", "wdct")``; the first is
+            what bare codes are of. Of an existing index they are checked.
         author
             Who makes the commits, for the log; by default the environment variable
             ``NEARSEARCH_AUTHOR``, or else the name of the user.
@@ -97,7 +97,8 @@ class Writer:
             The index is damaged or of a later version.
         """
         root = Path(path)
-        wanted = None if specs is None else tuple(get_spec(name) for name in specs)
+        wanted = None if specs is None else tuple(map(get_spec, specs))
+        default = tuple(map(get_spec, DEFAULT_SPECS))
         if wanted is not None and len(set(wanted)) < max(1, len(wanted)):
             raise UsageError("specs: name each spec once, and at least one")
         name = author_or_default(author)
@@ -105,7 +106,7 @@ class Writer:
         lock, pointer, is_new = creation.open_to_write(
             root,
             wanted,
-            create_with=(wanted or (get_spec("pdq"),)) if create else None,
+            create_with=(wanted or default) if create else None,
             wait=seconds("wait", wait),
             on_wait=on_wait,
         )

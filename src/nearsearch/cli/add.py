@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nearsearch.cli import limits
 from nearsearch.cli.writing import add_options, open_writer
 from nearsearch.errors import UsageError
-from nearsearch.spec import spec_names
+from nearsearch.spec import DEFAULT_SPECS, spec_names
 
 if TYPE_CHECKING:
     import argparse
@@ -45,8 +45,8 @@ def register(commands: Any) -> None:
         "--spec",
         metavar="S",
         action="append",
-        help=f"what a new index holds of each picture; repeatable; default pdq; one of "
-        f"{', '.join(spec_names())}",
+        help=f"what a new index holds of each picture; repeatable; default "
+        f"{' and '.join(DEFAULT_SPECS)}; one of {', '.join(spec_names())}",
     )
     parser.add_argument(
         "--failures", metavar="FILE", help="write skipped, failed and damaged files as JSONL"
@@ -131,7 +131,8 @@ def _summary(report: IngestReport, generation: int) -> str:
     statuses = ("added", "replaced", "unchanged", "duplicate", "skipped", "failed")
     parts = ", ".join(f"{getattr(report, status):,} {status}" for status in statuses)
     damaged = f"; {report.damaged:,} hashed in part" if report.damaged else ""
-    return f"{report.total:,} files: {parts}{damaged} (generation {generation})"
+    poor = f"; {report.featureless:,} too featureless to match near" if report.featureless else ""
+    return f"{report.total:,} files: {parts}{damaged}{poor} (generation {generation})"
 
 
 class _Failures:
