@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     Codes = NDArray[Any]  # (views, bytes) uint8, or (views, n) float32
 
 
+_FARTHEST: Final = 2**31 - 1
+
+
 class System(NamedTuple):
     """What is hashed of a known picture, and of one that is asked; `apart` compares two codes."""
 
@@ -52,7 +55,7 @@ class System(NamedTuple):
 def distances(asked: Codes, known: Codes, apart: str) -> NDArray[np.int64]:
     """Return the distance of each pair, (asked, known), in whole steps.
 
-    ``bits`` is Hamming's. ``steps`` is Euclid's in thousandths of a unit, ``shifts`` the
+    ``bits`` is Hamming's. ``steps`` is Euclid's in millionths of a unit, ``shifts`` the
     thousandths by which the best correlation over all shifts stays below 1, as OpenCV compares
     radial variance.
     """
@@ -61,8 +64,8 @@ def distances(asked: Codes, known: Codes, apart: str) -> NDArray[np.int64]:
         left, right = asked.view(words)[:, None], known.view(words)[None]
         return np.bitwise_count(left ^ right).sum(-1, dtype=np.int64)
     if apart == "steps":
-        squares = (asked**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * asked @ known.T
-        return np.rint(1000 * np.sqrt(squares.clip(0))).astype(np.int64)
+        apart_by = np.linalg.norm(asked[:, None].astype(np.float64) - known[None], axis=-1)
+        return np.minimum(np.rint(1e6 * apart_by), _FARTHEST).astype(np.int64)
     left, right = _standardised(asked), _standardised(known)
     best = np.full((len(asked), len(known)), -1.0, np.float32)
     for shift in range(asked.shape[1]):

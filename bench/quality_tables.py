@@ -173,6 +173,8 @@ def write(folder: Path) -> None:
     lines: list[list[Any]] = []
     for kind, far in measured.items():
         # Synthetic pictures are too few, and too unlike each other, for rates of their own.
+        if not len(far):
+            continue
         curves = all_curves["photographs" if "photographs" in all_curves else kind]
         if kind == "drawings":
             curves = all_curves[kind]

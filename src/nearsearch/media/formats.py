@@ -56,6 +56,11 @@ def sniff(data: bytes) -> str | None:
     return next((name for magic, name, _ in _FORMATS if magic.match(data)), None)
 
 
+def is_film(name: str) -> bool:
+    """Return whether what `sniff` called `name` is a film: `media.video` reads it."""
+    return _PLUGINS[name] == _VIDEO
+
+
 def effective_profile(data: bytes, profile: str) -> str:
     """Return the simplest profile with the same pixels of `data`: one decode may do for several."""
     return profile if sniff(data) == "JPEG" else "full"
@@ -75,7 +80,7 @@ def check_readable(data: bytes) -> tuple[str, str]:
     if name is None:
         raise NotMediaError("no known picture format" if data else "empty file")
     plugin = _PLUGINS[name]
-    if plugin == _VIDEO:
+    if is_film(name):
         raise NotMediaError(f"video ({name}) is not read by this version")
     for load_plugins in (Image.preinit, Image.init):  # the common ones first; all take longer
         if plugin not in Image.OPEN:
