@@ -206,7 +206,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--photographs", metavar="DIR|@FILE", help="pictures nobody tuned by")
     parser.add_argument("--drawings", metavar="DIR|@FILE", help="drawings, maps, screenshots")
-    parser.add_argument("--count", type=int, default=120, help="photographs that are altered; 0 for rates only")
+    parser.add_argument(
+        "--count", type=int, default=120, help="photographs that are altered; 0 for rates only"
+    )
     parser.add_argument("--distractors", type=int, default=1500, help="of each kind, at most")
     parser.add_argument("--related", metavar="FILE", help="pairs of files that are not unrelated")
     parser.add_argument("--out", type=Path, default=Path("quality"))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nearsearch.index import Index
     from nearsearch.ingest import IngestReport
     from nearsearch.matches import Failure, Matches
+    from nearsearch.media.sampling import Sampling
     from nearsearch.spec import Spec, get_spec
     from nearsearch.store.log import Commit
     from nearsearch.store.merging import MergeReport
@@ -38,6 +39,7 @@ _HOMES = {
     "Matches": "matches",
     "MergeReport": "store.merging",
     "Repair": "store.repair",
+    "Sampling": "media.sampling",
     "Spec": "spec",
     "Writer": "writer",
     "dihedral_codes": "hashers",
@@ -62,6 +64,7 @@ __all__ = [
     "Matches",
     "MergeReport",
     "Repair",
+    "Sampling",
     "Spec",
     "Writer",
     "__version__",

@@ -82,7 +82,8 @@ def by_hashes(
     hashes, asked
         Of the same files, under specs in the order of the index.
     is_gathered
-        One match for each item, time and page, the most certain one; else one for each row.
+        One match for each item, time and page, and each frame of a film that asks: the most certain
+        one. Else one for each row.
     """
     keys, specs = hashes[0].keys, tuple(one.spec for one in asked)
     found, parts = [], []
@@ -93,13 +94,14 @@ def by_hashes(
         near = _near(snapshot, codes, one.file_index[usable], len(keys), of, wanted)
         named = np.array([names.setdefault(name, len(names)) for name in one.views], np.int32)
         views = usable[near.views]
+        spans = np.full((len(views), 2), -1) if one.spans is None else one.spans[views]
         variant = named[views] if len(named) else np.full(len(views), -1, np.int32)
         number_of = np.full(len(views), number)
-        parts.append((near.queries, near.rows, near.distances, variant, views, number_of))
+        parts.append((near.queries, near.rows, near.distances, variant, views, number_of, spans))
         found.append(near)
     compared = np.stack([near.compared for near in found], axis=1)
     columns = zip(*parts, strict=True)
-    queries, rows, distances, variant, views, number_of = map(np.concatenate, columns)
+    queries, rows, distances, variant, views, number_of, spans = map(np.concatenate, columns)
     # The most certain first, of equal ones the first view of the query.
     by = [views, rows, distances]
     if len(specs) > 1:
@@ -108,9 +110,10 @@ def by_hashes(
     owner, exact = _exact(snapshot, hashes[0])
     if is_gathered or len(exact):
         shown = snapshot.shown_by(rows[order])
-        shown_as = list(shown.T) if is_gathered else [rows[order]]
+        as_shown = [shown.item, shown.time_ms, shown.page, spans[order, 0]]
+        shown_as = as_shown if is_gathered else [rows[order]]
         first = first_of_each(queries[order], *shown_as)
-        is_near = ~_are_among(queries[order[first]], shown[first, 0], owner, exact)
+        is_near = ~_are_among(queries[order[first]], shown.item[first], owner, exact)
         order = order[first[is_near]]
     else:
         order = order[first_of_each(queries[order], rows[order])]
@@ -119,6 +122,7 @@ def by_hashes(
     rows = np.concatenate([exact, rows[order]])
     distances = np.concatenate([np.zeros(len(exact), np.uint16), distances[order]])
     variant = np.concatenate([np.full(len(exact), -1, np.int32), variant[order]])
+    spans = np.concatenate([np.full((len(exact), 2), -1, np.int32), spans[order]]).astype(np.int32)
     order = np.argsort(queries, kind="stable")
     counts = np.bincount(queries, minlength=len(keys))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -129,6 +133,8 @@ def by_hashes(
         held_out=np.sum([near.held_out for near in found], axis=0),
         variants=variant[order],
         variant_names=list(names),
+        query_spans=spans[order],
+        durations_ms=tuple(hashes[0].durations_ms),
     )
     return matches.narrowed(wanted.where, wanted.limit)
 
@@ -266,6 +272,7 @@ def _matches(
         names,
         HIT_COLUMNS,
         snapshot.describe,  # which outlives the closing of the index
+        snapshot.shown_by,
         np.array([snapshot.first_rows(spec.name)[-1] for spec in specs], np.int64),
         snapshot.n_rows(),
         np.zeros((len(names), len(specs)), np.int64),

@@ -286,3 +286,25 @@ class WorkerStartError(NearsearchError):
     def __init__(self, detail: Any) -> None:
         self.detail = str(detail)
         super().__init__(f"a hashing process did not start: {self.detail}")
+
+
+# --- exchange ---------------------------------------------------------------------------------
+
+
+class ExchangeError(NearsearchError, ValueError):
+    """A place in somebody's hash list that does not say what it should; counted from 1."""
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        line: int,
+        expected: str,
+        actual: str,
+        unit: str = "line",
+    ) -> None:
+        self.path, self.line, self.expected = str(path), line, expected
+        self.actual, self.unit = actual, unit
+        super().__init__(
+            f"{self.path}: {unit} {line}: expected {expected}, found {actual}; correct it, or ask "
+            "its sender for it again; on_bad, where given, passes over single lines and entries"
+        )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nearsearch.ingest import PathLike
+    from nearsearch.media.sampling import Sampling
     from nearsearch.spec import Spec
     from nearsearch.workers import Answer, Limits
 
@@ -40,6 +41,8 @@ class View(NamedTuple):
     """In hex."""
     quality: int
     """0..100."""
+    end_ms: int | None = None
+    """Of a frame of a film: when another one is shown. `time_ms` is when this one appears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class FileHashes:
         In hex; None where the file was not read, or the digest not asked for.
     size, width, height
         Bytes, and pixels as displayed.
+    duration_ms
+        Of a film.
     format
         What the bytes are: ``JPEG``.
     views
@@ -70,6 +75,7 @@ class FileHashes:
     format: str | None
     width: int | None
     height: int | None
+    duration_ms: int | None
     views: Mapping[str, Sequence[View]]
     failure: Failure | None
 
@@ -79,6 +85,7 @@ def hash_stream(
     specs: Sequence[str | Spec] = ("pdq",),
     *,
     digests: Sequence[str] = ("md5", "sha1"),
+    sampling: Sampling | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
     pool: WorkerPool | None = None,
@@ -95,6 +102,8 @@ def hash_stream(
         What to compute of each picture.
     digests
         Digests to take beside SHA-256.
+    sampling
+        Which frames of films: by default one a second, and new scenes.
     limits, workers
         What one file may cost; how many processes, by default one a core. Not beside `pool`.
     pool
@@ -111,7 +120,15 @@ def hash_stream(
     """
     texts = map(_text, paths)
     files = (FoundFile(text, key_of(text), None, None) for text in texts)
-    return hash_found(files, specs, digests=digests, limits=limits, workers=workers, pool=pool)
+    return hash_found(
+        files,
+        specs,
+        digests=digests,
+        sampling=sampling,
+        limits=limits,
+        workers=workers,
+        pool=pool,
+    )
 
 
 def hash_found(
@@ -120,6 +137,7 @@ def hash_found(
     *,
     digests: Sequence[str] = ("md5", "sha1"),
     views: str = "none",
+    sampling: Sampling | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
     pool: WorkerPool | None = None,
@@ -134,7 +152,7 @@ def hash_found(
         raise UsageError("limits and workers belong to the pool: give them to WorkerPool")
     wanted = [get_spec(spec) for spec in specs]
     used = pool or WorkerPool(workers, limits)
-    return _hashed(files, wanted, digests, views, used, is_ours=pool is None)
+    return _hashed(files, wanted, digests, views, sampling, used, is_ours=pool is None)
 
 
 def _hashed(
@@ -142,6 +160,7 @@ def _hashed(
     specs: Sequence[Spec],
     digests: Sequence[str],
     views: str,
+    sampling: Sampling | None,
     pool: WorkerPool,
     *,
     is_ours: bool,
@@ -156,7 +175,9 @@ def _hashed(
 
     is_empty = True  # of the archive whose members come
     try:
-        found = pool.map(requests(), specs, digests, views=views, window=_MOST_HELD)
+        found = pool.map(
+            requests(), specs, digests, views=views, sampling=sampling, window=_MOST_HELD
+        )
         for answer in in_order(found):
             if answer.member is not None:
                 is_empty = False
@@ -213,7 +234,7 @@ def failure_of(answer: Answer, key: str) -> Failure | None:
 def _file_hashes(answer: Answer, key: str) -> FileHashes:
     facts: dict[str, Any] = answer.facts
     key = answer_key(answer, key)
-    names = ("sha256", "md5", "sha1", "size", "format", "width", "height")
+    names = ("sha256", "md5", "sha1", "size", "format", "width", "height", "duration_ms")
     views = {
         spec: [View(*view) for view in views] for spec, views in facts.get("codes", {}).items()
     }
@@ -250,6 +271,11 @@ class Hashes:
     spec: Spec
     views: Sequence[str] = ()
     """What each code is of, (m,): ``image``, ``mirrored``, ``frame``, ..."""
+    spans: NDArray[np.int32] | None = None
+    """Of frames of films, (m, 2): milliseconds when each appears, and when another one does; -1 for
+    what is no frame of a film."""
+    durations_ms: Sequence[int | None] = ()
+    """Of each file that is a film."""
 
 
 def hash_files(
@@ -257,6 +283,7 @@ def hash_files(
     spec: str | Spec = "pdq",
     *,
     variants: str = "none",
+    sampling: Sampling | None = None,
     limits: Limits | None = None,
     pool: WorkerPool | None = None,
 ) -> Hashes:
@@ -272,6 +299,9 @@ def hash_files(
         Which further views of each picture to hash, to ask with: ``none``, ``fast`` (the eight
         orientations, what is inside a border, a zoom) or ``thorough`` (also zooms, rotations up to
         20 degrees, moves). ``wdct`` has all of them, ``pdq`` orientations and borders, others none.
+        Frames of films have fewer: ``fast`` mirrors them.
+    sampling
+        Which frames of films: by default one a second, and new scenes.
     limits
         What one file may cost; not beside `pool`, which has its own.
     pool
@@ -286,7 +316,10 @@ def hash_files(
     WorkerStartError
         The processes do not start.
     """
-    return hash_under(paths, [get_spec(spec)], variants=variants, limits=limits, pool=pool)[0]
+    specs = [get_spec(spec)]
+    return hash_under(paths, specs, variants=variants, sampling=sampling, limits=limits, pool=pool)[
+        0
+    ]
 
 
 def hash_under(
@@ -294,6 +327,7 @@ def hash_under(
     specs: Sequence[Spec],
     *,
     variants: str = "none",
+    sampling: Sampling | None = None,
     limits: Limits | None = None,
     pool: WorkerPool | None = None,
 ) -> list[Hashes]:
@@ -301,7 +335,9 @@ def hash_under(
     if variants not in VARIANTS:
         raise UsageError(f"variants: expected {', '.join(VARIANTS)}, got {variants!r}")
     found = (FoundFile(path, key_of(path), None, None) for path in path_list(paths))
-    files = list(hash_found(found, specs, views=variants, limits=limits, pool=pool))
+    files = list(
+        hash_found(found, specs, views=variants, sampling=sampling, limits=limits, pool=pool)
+    )
     return [_hashes(files, spec) for spec in specs]
 
 
@@ -320,4 +356,11 @@ def _hashes(files: Sequence[FileHashes], wanted: Spec) -> Hashes:
         tuple(file.failure for file in files if file.failure is not None),
         wanted,
         [view.view for _, view in views],
+        np.array([_span(view) for _, view in views], np.int32).reshape(-1, 2),
+        [file.duration_ms for file in files],
     )
+
+
+def _span(view: View) -> tuple[int, int]:
+    """Return when a frame of a film is shown; frames of animations and pages have no span."""
+    return (-1, -1) if view.time_ms is None or view.end_ms is None else (view.time_ms, view.end_ms)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from nearsearch.ingest import PathLike as AnyPath
     from nearsearch.matches import Matches
+    from nearsearch.media.sampling import Sampling
     from nearsearch.spec import Spec
     from nearsearch.store.log import Commit
     from nearsearch.workers import Limits
@@ -169,6 +170,8 @@ class Index:
         types = {
             "query": pa.string(),
             "query_index": pa.int64(),
+            "query_time_ms": pa.int32(),
+            "query_end_ms": pa.int32(),
             "match": pa.dictionary(pa.int32(), pa.string()),
             "distance": pa.uint16(),
             "spec": pa.dictionary(pa.int32(), pa.string()),
@@ -325,6 +328,7 @@ class Index:
         min_quality: int | None = None,
         with_common: bool = False,
         variants: str = "fast",
+        sampling: Sampling | None = None,
         limits: Limits | None = None,
     ) -> Matches:
         """Hash picture files in worker processes and find each of them: exact, then near.
@@ -346,6 +350,8 @@ class Index:
         variants
             Views of each picture to ask with, ``none``, ``fast`` or ``thorough``: see `hash_files`.
             The column ``variant`` says which of them was nearest, ``view`` what of the known one.
+        sampling
+            Which frames of films: by default one a second, and new scenes.
         limits
             What one file may cost; those of the first call hold as long as the index is open.
 
@@ -366,7 +372,7 @@ class Index:
         wanted = answers.Wanted(checked(where, self.columns), _limit(limit), with_common)
         names = path_list(paths)
         pool = self.start_workers(limits, len(names))
-        hashes = hash_under(names, specs, variants=variants, pool=pool)
+        hashes = hash_under(names, specs, variants=variants, sampling=sampling, pool=pool)
         return answers.by_hashes(self.snapshot, hashes, asked, wanted, is_gathered=True)
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nearsearch.ingest import FoundFile, IngestReport
+    from nearsearch.media.sampling import Sampling
     from nearsearch.records import Marks
     from nearsearch.store.transaction import Transaction
     from nearsearch.workers import WorkerPool
@@ -52,6 +53,7 @@ class Intake:
     tell: Callable[[IngestReport], None]
     on_failure: Callable[[Failure], None]
     read_again: str
+    sampling: Sampling | None
     interval: float
     commit: Callable[[], object]
     _last_commit: float = field(default_factory=time.monotonic)
@@ -64,7 +66,8 @@ class Intake:
         """Take in all files; leave the last of them to the caller's commit."""
         specs = self.transaction().base.specs
         requests = self._requests(files)
-        for answer in pool.map(requests, specs, self.marks.digests, views="known"):
+        digests, sampling = self.marks.digests, self.sampling
+        for answer in pool.map(requests, specs, digests, views="known", sampling=sampling):
             self._take(answer)
             self.tell(self.report)
         self._add()
@@ -209,7 +212,7 @@ class Intake:
     def _is_featureless(self, answer: Answer) -> bool:
         """Tell whether no view that was hashed is good enough to match near."""
         least = {spec.name: spec.default_min_quality for spec in self.transaction().base.specs}
-        codes: dict[str, list[tuple[str, int | None, str, int]]] = answer.facts["codes"]
+        codes: dict[str, list[tuple[str, int | None, str, int, int | None]]] = answer.facts["codes"]
         return all(view[3] < least[name] for name, views in codes.items() for view in views)
 
     def _add(self) -> None:

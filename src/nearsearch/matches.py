@@ -98,6 +98,8 @@ class Matches:
     """The leading columns of `to_arrow`, in order; the callers' own follow."""
     describe: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], pa.Table]]
     """Rows to their members: pairs (position in rows, row of the table). Owned by the index."""
+    shown_by: Callable[[NDArray[np.int64]], Any]
+    """Rows to what they are views of, `store.snapshot.Shown`."""
     spec_ends: NDArray[np.int64]
     """After the last row of each of `specs`, ascending."""
     exact_from: int
@@ -107,6 +109,11 @@ class Matches:
     failures: tuple[Failure, ...] = ()
     variants: NDArray[np.int32] | None = None
     variant_names: Sequence[str] = ()
+    query_spans: NDArray[np.int32] | None = None
+    """Of frames of films, (m, 2): milliseconds when each appears, and when another one does; -1 for
+    what is no frame of a film."""
+    durations_ms: Sequence[int | None] = ()
+    """Of each query that is a film."""
 
     def __len__(self) -> int:
         """Return the number of matches of all queries together."""
@@ -171,6 +178,7 @@ class Matches:
             "query": names,
             "match": _names(is_exact, ["near", "exact"]),
             "query_index": pa.array(query),
+            **self._times(match),
             "distance": pa.array(self.distances[match]),
             "spec": _names(spec, [spec.name for spec in self.specs]),
             "variant": _names(variant, list(self.variant_names)),
@@ -181,6 +189,14 @@ class Matches:
         order = dict.fromkeys(["hit", *self.columns, *columns])
         joined = pa.table({name: columns[name] for name in order})
         return joined if self.where is None else joined.filter(self.where)
+
+    def _times(self, match: NDArray[np.int64]) -> dict[str, pa.Array]:
+        """Return the columns that say when the frame of a query film is shown."""
+        spans = np.full((len(match), 2), -1, np.int32)
+        if self.query_spans is not None:
+            spans = self.query_spans[match]
+        start, end = (pa.array(of, mask=of < 0) for of in np.ascontiguousarray(spans.T))
+        return {"query_time_ms": start, "query_end_ms": end}
 
     def by_contribution(self) -> pa.Table:
         """Return one row for each query and contribution with a match: does it belong to a series?
@@ -247,6 +263,7 @@ class Matches:
             rows=self.rows[kept],
             distances=self.distances[kept],
             variants=None if self.variants is None else self.variants[kept],
+            query_spans=None if self.query_spans is None else self.query_spans[kept],
         )
 
 

@@ -64,15 +64,11 @@ def batch_of_files(
     """Return the batch of files, hashed or not; `keys` are theirs, in the same order."""
     facts = [answer.facts for answer in answers]
     ids = np.frombuffer(b"".join(map(_file_id, facts)), np.uint8).reshape(-1, schema.ID_BYTES)
-    kinds = [
-        schema.IMAGE if "codes" in fact else schema.UNHASHED if "sha256" in fact else schema.NOTHING
-        for fact in facts
-    ]
     items = pa.table(
         [
             schema.from_fixed_bytes(ids),
-            pa.array(kinds).dictionary_encode(),
-            *([fact.get(name) for fact in facts] for name in ("format", "width", "height")),
+            pa.array([_kind(fact) for fact in facts]).dictionary_encode(),
+            *([fact.get(name) for fact in facts] for name in schema.ITEMS.names[2:]),
         ],
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
@@ -101,12 +97,20 @@ def batch_of_files(
                 pa.array([record for record, *_ in views], pa.uint32()),
                 pa.array([view for _, view, *_ in views], pa.string()).dictionary_encode(),
                 pa.array([time for _, _, time, *_ in views], pa.int32()),
-                pa.array([quality for *_, quality in views], pa.int8()),
+                pa.array([end for *_, end in views], pa.int32()),
+                pa.array([quality for *_, quality, _ in views], pa.int8()),
             ],
             names=_RAW.names,
         ).cast(_RAW)
-        raw[spec.name] = RawCodes(as_codes([code for _, _, _, code, _ in views], spec), table)
+        raw[spec.name] = RawCodes(as_codes([code for _, _, _, code, *_ in views], spec), table)
     return Batch(items, members, raw)
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    """Return what kind of item a file is."""
+    if "codes" in facts:
+        return schema.IMAGE if facts.get("duration_ms") is None else schema.VIDEO
+    return schema.UNHASHED if "sha256" in facts else schema.NOTHING
 
 
 def problem_of(facts: Mapping[str, Any]) -> str | None:
@@ -144,7 +148,7 @@ def _raw_codes(codes: NDArray[np.uint8], quality: NDArray[np.int8]) -> RawCodes:
         [
             pa.array(np.arange(n, dtype=np.uint32)),
             schema.constant("image", n),
-            pa.nulls(n, pa.int32()),
+            *[pa.nulls(n, pa.int32())] * 2,
             pa.array(quality),
         ],
         _RAW,
@@ -304,7 +308,7 @@ def _batch_of_records(
     for name, column in _checked_metadata(metadata, n):
         members = members.append_column(name, column)
     items = pa.table(
-        [members["item_id"], schema.constant(schema.RECORD, n), *[pa.nulls(n)] * 3],
+        [members["item_id"], schema.constant(schema.RECORD, n), *[pa.nulls(n)] * 4],
         names=schema.ITEMS.names,
     ).cast(schema.ITEMS)
     raw = {spec: _raw_codes(*pair) for spec, pair in codes.items()}

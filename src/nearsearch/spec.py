@@ -99,7 +99,7 @@ FAMILIES: Final = {
 """Every algorithm this version can compute."""
 
 DEFAULT_SPECS: Final = ("pdq", "wdct")
-"""What a new index holds: what others exchange, and what finds more. Bare codes are of the first."""
+"""What a new index holds: what others exchange, and what finds more. Bare codes are the first."""
 
 MIN_QUALITY: Final = 50
 """PDQ's published quality floor (0..100); pictures below it have too little texture to compare."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from nearsearch.errors import UsageError, WorkerStartError
+from nearsearch.media.sampling import Sampling
 from nearsearch.version import __version__
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class WorkerPool:
         digests: Sequence[str] = ("md5", "sha1"),
         *,
         views: str = "none",
+        sampling: Sampling | None = None,
         window: int = _NO_WINDOW,
     ) -> Iterator[Answer]:
         """Hash each file under `specs` and yield its answer, in order of completion.
@@ -192,6 +194,8 @@ class WorkerPool:
             Which digests to take beside SHA-256.
         views
             Which further views of each picture to hash: a key of `hashers.views.LADDERS`.
+        sampling
+            Which frames of films to hash.
         window
             How far files may run ahead of the oldest that has no answer. A caller who needs their
             order holds that many behind a slow one; meanwhile the other processes may idle.
@@ -203,7 +207,8 @@ class WorkerPool:
         """
         queue = _Queue(requests, window)
         wanted: dict[str, Any] = {"specs": [spec.to_json() for spec in specs], "views": views}
-        wanted |= {"digests": list(digests), **asdict(self._limits)}  # 20 us: not for each file
+        wanted |= {"digests": list(digests), "sampling": asdict(sampling or Sampling())}
+        wanted |= asdict(self._limits)  # all of this takes 20 us: not for each file
         done = False
         try:
             with selectors.DefaultSelector() as selector:

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearsearch.checks import check_name, check_names, seconds, whole
-from nearsearch.errors import (
-    SpecMismatchError,
-    UsageError,
-)
+from nearsearch.errors import SpecMismatchError, UsageError
 from nearsearch.ingest import IngestReport, walk
 from nearsearch.intake import READ_AGAIN, Intake, count
 from nearsearch.records import Marks, batch_of_codes, batch_of_digests
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
 
     from nearsearch.ingest import PathLike as AnyPath
     from nearsearch.matches import Failure
+    from nearsearch.media.sampling import Sampling
     from nearsearch.spec import Spec
     from nearsearch.store.transaction import Batch
     from nearsearch.workers import Limits
@@ -98,7 +96,6 @@ class Writer:
         """
         root = Path(path)
         wanted = None if specs is None else tuple(map(get_spec, specs))
-        default = tuple(map(get_spec, DEFAULT_SPECS))
         if wanted is not None and len(set(wanted)) < max(1, len(wanted)):
             raise UsageError("specs: name each spec once, and at least one")
         name = author_or_default(author)
@@ -106,7 +103,7 @@ class Writer:
         lock, pointer, is_new = creation.open_to_write(
             root,
             wanted,
-            create_with=(wanted or default) if create else None,
+            create_with=(wanted or tuple(map(get_spec, DEFAULT_SPECS))) if create else None,
             wait=seconds("wait", wait),
             on_wait=on_wait,
         )
@@ -155,13 +152,14 @@ class Writer:
         labels: Sequence[str] = (),
         digests: Sequence[str] = ("md5", "sha1"),
         read_again: str = "changed",
+        sampling: Sampling | None = None,
         commit_every: float | None = None,
         limits: Limits | None = None,
         workers: int | None = None,
         on_progress: Callable[[IngestReport], None] | None = None,
         on_failure: Callable[[Failure], None] | None = None,
     ) -> IngestReport:
-        """Hash pictures and add them; folders are walked, archives opened. No file stops others.
+        """Hash pictures and films and add them; folders are walked, archives opened.
 
         A file is known by its key (the path as given; of a file in an archive, that of the archive,
         ``!`` and its name) within the contribution. One that has the size, time, source and labels
@@ -183,6 +181,8 @@ class Writer:
             What to read that is known: ``"changed"``, what has another size or time; ``"failed"``,
             also what failed, and archives in which something did; ``"all"``, everything, to compare
             its SHA-256, decoding only what has another; ``"rehash"``, everything, and decode it.
+        sampling
+            Which frames of films: by default one a second, and new scenes.
         commit_every
             Seconds after which what is done so far is committed, so that it can be searched, and is
             not lost. Without it, everything is left to `commit`.
@@ -220,6 +220,7 @@ class Writer:
             on_progress or (lambda _: None),
             on_failure or (lambda _: None),
             read_again,
+            sampling,
             inf if commit_every is None else seconds("commit_every", commit_every),
             self._session.commit_part,
         )

@@ -66,10 +66,10 @@ def test_rows_of_several_specs_are_numbered_through(folder):
         assert snapshot.n_rows() == 16
         rows = np.arange(20)
         shown = snapshot.shown_by(rows)
-        items, counts = np.unique(shown[:, 0], return_counts=True)
+        items, counts = np.unique(shown.item, return_counts=True)
         assert items.tolist() == [16, 17, 18, 19]
         assert counts.tolist() == [5] * 4
-        assert shown[:, 1].tolist() == [-1] * 20
+        assert shown.time_ms.tolist() == [-1] * 20
         position, _ = snapshot.describe(rows)
         assert position.tolist() == rows.tolist()
         for spec, of in (("pdq", rows[:4]), ("wdct", rows[4:16])):

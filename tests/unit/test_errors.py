@@ -198,6 +198,22 @@ CASES = [
         ("a hashing process did not start", "No such file or directory"),
         (),
     ),
+    Case(
+        errors.ExchangeError,
+        (Path("feed.txt"), 7, "a quality from 0 to 100", "'101'", "entry"),
+        {
+            "path": "feed.txt",
+            "line": 7,
+            "unit": "entry",
+            "expected": "a quality from 0 to 100",
+            "actual": "'101'",
+        },
+        (
+            *("feed.txt: entry 7", "expected a quality from 0 to 100", "found '101'"),
+            *("correct it", "on_bad, where given"),
+        ),
+        (ValueError,),
+    ),
 ]
 PLAIN = [errors.NearsearchError, errors.UsageError, errors.FormatError]  # no fields of their own
 each = pytest.mark.parametrize("case", CASES, ids=lambda case: case.cls.__name__)

@@ -21,7 +21,8 @@ from nearsearch.errors import UnknownSpecError, UsageError
 from nearsearch.ingest import IngestReport, key_of, walk
 from nearsearch.matches import Failure
 from nearsearch.media.containers import Bounds
-from nearsearch.media.fingerprint import Wanted, outcomes
+from nearsearch.media.fingerprint import outcomes
+from nearsearch.media.seen import Wanted
 from nearsearch.spec import get_spec
 from nearsearch.workers import WorkerPool
 
@@ -387,7 +388,7 @@ def truth(path: str, spec=PDQ) -> tuple[bytes, int]:
     bounds = Bounds(max_bytes=10**9)
     wanted = Wanted(specs=[spec], digests=[], max_pixels=10**9, bounds=bounds)
     (found,) = outcomes(path, wanted)
-    ((view, time_ms, code, quality),) = found["codes"][spec.name]
+    ((view, time_ms, code, quality, _),) = found["codes"][spec.name]
     assert (view, time_ms) == ("image", None)
     return bytes.fromhex(code), quality
 

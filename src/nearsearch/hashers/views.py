@@ -73,6 +73,14 @@ LADDERS: Final = {
 """Views by name: those of known pictures, and the three choices for queries."""
 
 
+FILM_LADDERS: Final = {
+    "none": Ladder(has_borders=False),
+    "known": Ladder(),
+    "fast": Ladder(("", "mirrored")),
+    "thorough": Ladder(ORIENTATIONS, {"zoomed 0.9": Place(0.9)}),
+}
+"""Those of each frame of a film: few, as there are many frames, and one that is found is enough."""
+
 WITH_VIEWS: Final = ("pdq", "wdct")
 """Algorithms of which more than the picture as it is can be hashed."""
 
@@ -94,10 +102,13 @@ class Views:
         As for `hashers.hash_pixels`, C-contiguous.
     ladder
         A key of `LADDERS`.
+    is_film
+        Whether the picture is a frame of a film: `FILM_LADDERS` then.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], ladder: str) -> None:
-        self._pixels, self._ladder = pixels, LADDERS[ladder]
+    def __init__(self, pixels: NDArray[np.uint8], ladder: str, *, is_film: bool = False) -> None:
+        self._pixels = pixels
+        self._ladder = (FILM_LADDERS if is_film else LADDERS)[ladder]
         self._reduced: Reduced | None = None
         self._borders: list[Box] | None = None
 

@@ -3,56 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from nearsearch.checks import file_time
 from nearsearch.codes import unhashed_id
 from nearsearch.errors import MediaError, NotMediaError
-from nearsearch.hashers import Views, hash_pixels
-from nearsearch.hashers.views import WITH_VIEWS
-from nearsearch.media.containers import Bounds, MembersFollow, container_format, members
-from nearsearch.media.formats import check_readable, effective_profile, sniff
-from nearsearch.media.image import Pictures
+from nearsearch.media.containers import MembersFollow, container_format, members
+from nearsearch.media.formats import check_readable, is_film, sniff
+from nearsearch.media.seen import TELL_SECONDS, film, pictures
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from nearsearch.media.image import Picture
-    from nearsearch.spec import Spec
+    from nearsearch.media.seen import Wanted
 
 _HEAD: Final = 4096
 _CHUNK: Final = 1 << 20
-_TELL_SECONDS: Final = 0.2
+_AT_WORK: Final = {"status": "at", "member": None, "place": None}
 MEDIA_SUFFIXES: Final = tuple(
     f".{name}"
     for name in (
         *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "bmp", "tif", "tiff"),
         *("avif", "heic", "heif", "jp2", "ico", "ppm", "pgm", "pbm", "mpo"),
+        *("mp4", "m4v", "mov", "3gp", "mkv", "webm", "avi", "wmv", "flv", "mpg", "mpeg"),
+        *("m2ts", "mts", "vob", "ogv", "rm", "rmvb"),
     )
 )
-"""Names that promise a picture: a file so named that is none has failed, others are skipped."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What to find out of a file, and what that may cost."""
-
-    specs: Sequence[Spec]
-    digests: Sequence[str]
-    """Names for `hashlib`, beside SHA-256."""
-    views: str = "none"
-    """Which further views of the first picture: a key of `LADDERS`."""
-    max_pixels: int
-    bounds: Bounds
+"""Names that promise a picture or a film: a file so named that is none has failed, others are
+skipped."""
 
 
 def outcomes(
@@ -92,12 +76,19 @@ def outcomes(
                     yield {"status": "unchanged", **facts}
                     return
                 yield from _archive(path, file, wanted, facts, after)
+            elif _is_film(path, file):
+                facts |= yield from _digests_of(file, wanted)
+                if facts["sha256"] == known:
+                    yield {"status": "unchanged", **facts}
+                    return
+                for outcome in _film(file, wanted, facts):
+                    if outcome is not _AT_WORK:
+                        _check_same(file, facts)
+                    yield outcome
             else:
-                data = _read(path, file, wanted.bounds.max_bytes)
-                now = os.fstat(file.fileno())
-                if (len(data), file_time(now)) != (facts["size"], facts["mtime_ns"]):
-                    raise MediaError("changed while it was read", "read")
-                yield from _picture(data, wanted, facts, known)
+                data = _read(file, wanted.bounds.max_bytes)
+                _check_same(file, facts, len(data))
+                yield from _content(data, wanted, facts, known)
     except Exception as error:  # one file's surprise must not end the others' work
         outcome = {**_explained(error), **facts}
         is_readable = 0 < facts.get("size", 0) <= wanted.bounds.max_bytes
@@ -119,8 +110,8 @@ def _digests_of(file: BinaryIO, wanted: Wanted) -> Generator[dict[str, Any], Non
     while chunk := file.read(_CHUNK):
         for made in hashes.values():
             made.update(chunk)
-        if time.monotonic() - told > _TELL_SECONDS:
-            yield {"status": "at", "member": None, "place": None}
+        if time.monotonic() - told > TELL_SECONDS:
+            yield _AT_WORK
             told = time.monotonic()
     file.seek(0)
     return {name: made.hexdigest() for name, made in hashes.items()}
@@ -157,10 +148,24 @@ def _open(path: str) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
-def _read(path: str, file: BinaryIO, max_bytes: int) -> bytes:
-    """Read the file to its end, if it is a picture by its first bytes."""
+def _is_film(path: str, file: BinaryIO) -> bool:
+    """Tell by its first bytes whether a file is a film; it is a picture if it is none."""
     file.seek(0)
-    _check_format(path, file.read(_HEAD))
+    head = file.read(_HEAD)
+    _check_format(path, head)
+    return is_film(sniff(head))
+
+
+def _check_same(file: BinaryIO, facts: dict[str, Any], size: int | None = None) -> None:
+    """Check that the file is as it was when it was opened."""
+    now = os.fstat(file.fileno())
+    read = now.st_size if size is None else size
+    if (read, file_time(now)) != (facts["size"], facts["mtime_ns"]):
+        raise MediaError("changed while it was read", "read")
+
+
+def _read(file: BinaryIO, max_bytes: int) -> bytes:
+    """Read a picture to its end."""
     size = os.fstat(file.fileno()).st_size
     if size > max_bytes:
         raise MediaError(f"{size:,} bytes exceed the limit of {max_bytes:,}", "read")
@@ -187,7 +192,9 @@ def _archive(
             data, problem = member.load(partial(_check_format, member.name))
             own["size"] = len(data)
             _check_format(member.name, data[:_HEAD])
-            (outcome,) = _picture(data, wanted, own, None)
+            for outcome in _content(data, wanted, own, None):
+                if outcome["status"] == "at":
+                    yield {"status": "at", "member": member.name, "place": member.place}
         except MembersFollow:
             continue
         except Exception as error:
@@ -196,67 +203,40 @@ def _archive(
             told = "; ".join(filter(None, (problem, outcome.get("reason"))))
             outcome = {"stage": "damaged", **outcome, "reason": told}
         yield {**outcome, "member": member.name}
-    now = os.fstat(file.fileno())
-    if (now.st_size, file_time(now)) != (facts["size"], facts["mtime_ns"]):
-        raise MediaError("changed while it was read", "read")
+    _check_same(file, facts)
     yield {"status": "opened", "reason": "an archive", "stage": "archive", **facts}
 
 
-def _picture(
+def _content(
     data: bytes, wanted: Wanted, facts: dict[str, Any], known: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the one outcome of a picture that was read whole."""
+    """Yield the outcome of a picture or film that was read whole, last."""
     digest = hashlib.sha256(data).hexdigest()
     if digest == known:
         yield {"status": "unchanged", **facts}
         return
     facts["sha256"] = digest
     facts |= {name: _hash(name, data).hexdigest() for name in wanted.digests}
-    yield {"status": "hashed", **facts, **_seen(data, wanted)}
+    if is_film(sniff(data)):
+        yield from _film(io.BytesIO(data), wanted, facts)
+    else:
+        yield {"status": "hashed", **facts, **pictures(data, wanted)}
 
 
-def _seen(data: bytes, wanted: Wanted) -> dict[str, Any]:
-    """Return format, size and codes of the pictures of a file, and what is wrong with it."""
-    by_profile: dict[str, list[Spec]] = {}
-    for spec in wanted.specs:
-        by_profile.setdefault(effective_profile(data, spec.profile), []).append(spec)
-    # By code: a later view that has one which is there already says nothing new.
-    found: dict[str, dict[str, list[Any]]] = {spec.name: {} for spec in wanted.specs}
-    shape = {}
-    for profile, specs in by_profile.items():
-        pictures = Pictures(data, profile, max_pixels=wanted.max_pixels)
-        for picture in pictures:
-            if picture.view == "image":
-                shape = {"width": picture.width, "height": picture.height}
-            of_picture = _views(picture, specs, wanted.views if picture.view == "image" else "none")
-            for spec, (name, code, quality) in of_picture:
-                text = code.tobytes().hex()
-                found[spec.name].setdefault(text, [name, picture.time_ms, text, quality])
-    problem = {"reason": pictures.problem, "stage": "damaged"} if pictures.problem else {}
-    codes = {name: list(views.values()) for name, views in found.items()}
-    return {"format": pictures.format, **shape, "codes": codes, **problem}
-
-
-def _views(
-    picture: Picture, specs: Sequence[Spec], ladder: str
-) -> Iterator[tuple[Spec, tuple[str, NDArray[np.uint8], int]]]:
-    """Yield each view of a picture under each spec: what it is, its code, its quality."""
-    views = Views(picture.pixels, ladder)
-    for spec in specs:
-        if ladder == "none" or spec.algorithm not in WITH_VIEWS:
-            yield spec, (picture.view, *hash_pixels(picture.pixels, spec))
-        else:
-            for name, code, quality in views.of(spec):
-                yield spec, (name or picture.view, code, quality)
+def _film(source: BinaryIO, wanted: Wanted, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield that it is at work, and last what was seen of a film."""
+    for seen in film(source, wanted):
+        yield _AT_WORK if seen is None else {"status": "hashed", **facts, **seen}
 
 
 def _check_format(path: str, head: bytes) -> None:
-    """Refuse what is no picture by its first bytes, before a film is read to its end."""
+    """Refuse what is no picture or film by its first bytes, before it is read to its end."""
     promised = path.lower().endswith(MEDIA_SUFFIXES)
     if not head:
         raise MediaError("empty file", "read") if promised else NotMediaError("empty file")
     try:
-        check_readable(head)
+        if not is_film(sniff(head)):
+            check_readable(head)
     except NotMediaError:
         if promised and sniff(head) is None:
             reason = "named like a picture, but its bytes are of no known format"

@@ -56,9 +56,9 @@ def sniff(data: bytes) -> str | None:
     return next((name for magic, name, _ in _FORMATS if magic.match(data)), None)
 
 
-def is_film(name: str) -> bool:
+def is_film(name: str | None) -> bool:
     """Return whether what `sniff` called `name` is a film: `media.video` reads it."""
-    return _PLUGINS[name] == _VIDEO
+    return name is not None and _PLUGINS[name] == _VIDEO
 
 
 def effective_profile(data: bytes, profile: str) -> str:

@@ -36,7 +36,9 @@ def main() -> None:
     _limit_memory(int(sys.argv[1]))
     _end_with_parent(int(sys.argv[3]))
     from nearsearch.media.containers import Bounds
-    from nearsearch.media.fingerprint import Wanted, outcomes
+    from nearsearch.media.fingerprint import outcomes
+    from nearsearch.media.sampling import Sampling
+    from nearsearch.media.seen import Wanted
 
     _silence()
     answers.write(json.dumps({"status": "ready", "version": __version__}) + "\n")
@@ -46,6 +48,7 @@ def main() -> None:
             specs=[Spec(**spec) for spec in request["specs"]],
             digests=request["digests"],
             views=request["views"],
+            sampling=Sampling(**request["sampling"]),
             max_pixels=request["max_pixels"],
             bounds=Bounds(**{name: request[name] for name in names}),
         )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 CURRENT: Final = "CURRENT"
 KEPT_MANIFESTS: Final = 8  # earlier generations that can be opened and gone back to
 LIMIT: Final = 1 << 30  # bytes of a manifest; 1 kB a shard

@@ -33,6 +33,7 @@ ITEMS: Final = pa.schema(
         pa.field("format", _NAME),  # of the file's bytes: "JPEG", ...
         pa.field("width", pa.int32()),  # pixels, as displayed
         pa.field("height", pa.int32()),
+        pa.field("duration_ms", pa.int32()),  # of a film
     ]
 )
 """One row per item. `item_id` is the SHA-256 of the file, or of the code of a bare record."""
@@ -48,9 +49,9 @@ DIGESTS: Final = pa.schema(
 
 DIGEST_TYPES: Final = {field.name: str(field.type) for field in DIGESTS}
 
-IMAGE, RECORD, UNHASHED, NOTHING = "image", "record", "unhashed", "nothing"
-"""Kinds of items: a picture; what no file was seen of; a file that was read and has no code; and
-what members stand for whose file was not read, one item of `NOTHING_ID`."""
+IMAGE, VIDEO, RECORD, UNHASHED, NOTHING = "image", "video", "record", "unhashed", "nothing"
+"""Kinds of items: a picture; a film; what no file was seen of; a file that was read and has no
+code; and what members stand for whose file was not read, one item of `NOTHING_ID`."""
 NOTHING_ID: Final = bytes(ID_BYTES)
 
 MEMBERS: Final = pa.schema(
@@ -73,7 +74,8 @@ ROWS: Final = pa.schema(
         pa.field("code", pa.uint32(), nullable=False),  # number in the .faiss file; sorted
         pa.field("item", pa.uint32(), nullable=False),  # row of this shard's items.arrow
         pa.field("view", _NAME, nullable=False),  # what of the item the code describes
-        pa.field("time_ms", pa.int32()),  # of a video frame
+        pa.field("time_ms", pa.int32()),  # of a frame: when it appears
+        pa.field("end_ms", pa.int32()),  # of a film's: when another one does
         pa.field("quality", pa.int8(), nullable=False),  # 0..100, -1 where it is not known
     ]
 )
@@ -109,6 +111,8 @@ HIT_COLUMNS: Final = (
     *(
         "query",
         "query_index",
+        "query_time_ms",
+        "query_end_ms",
         "match",
         "key",
         "distance",
@@ -124,11 +128,13 @@ HIT_COLUMNS: Final = (
         "variant",
         "view",
         "time_ms",
+        "end_ms",
         "kind",
         "format",
         "size",
         "width",
         "height",
+        "duration_ms",
     ),
     *("md5", "sha1", "sha256", "item_id", "mtime_ns", "problem", "generation"),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,21 @@ if TYPE_CHECKING:
 
 _PAGE: Final = re.compile(r"page \d{1,9}")
 _TRIES: Final = 10  # to open what a writer removes at the same moment
+
+
+class Shown(NamedTuple):
+    """What rows are views of: (n,) int64 each."""
+
+    item: NDArray[np.int64]
+    """The row that stands for the item."""
+    time_ms: NDArray[np.int64]
+    """When a frame appears; -1 for what has no time."""
+    page: NDArray[np.int64]
+    """The number of a page; 0 for what is none."""
+    end_ms: NDArray[np.int64]
+    """When another frame of the film is shown; -1 for what is no frame of a film."""
+    duration_ms: NDArray[np.int64]
+    """Of the film; -1 for what is no frame of one."""
 
 
 class Snapshot:
@@ -132,36 +147,39 @@ class Snapshot:
             rows.append(item + (first + n_rows))
         return np.concatenate(positions), np.concatenate(rows)
 
-    def shown_by(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return what each row is a view of: item, time, and page.
+    def shown_by(self, rows: NDArray[np.int64]) -> Shown:
+        """Return what each row is a view of, so that the zooms of a picture are one thing.
 
         Parameters
         ----------
         rows
             Rows of any spec, or that stand for items; in any order.
-
-        Returns
-        -------
-        (n, 3) int64: the row that stands for the item; milliseconds, -1 where there is no time; a
-        number for the page, 0 for what is none. So the zooms of a picture are one thing.
         """
-        shown = np.stack([rows, np.full_like(rows, -1), np.zeros_like(rows)], axis=1)
+        item, page = rows.copy(), np.zeros_like(rows)
+        time, end, duration = (np.full_like(rows, -1) for _ in range(3))
         first_items, n_rows = self.first_items(), self.n_rows()
         for spec, number, inside in self._parts(rows):
             shard = self.shards[number]
             local = rows[inside] - self.first_rows(spec)[number]
             codes = shard.codes[spec]
-            shown[inside, 0] = codes.item[local].astype(np.int64) + first_items[number] + n_rows
+            of_shard = codes.item[local].astype(np.int64)
+            item[inside] = of_shard + first_items[number] + n_rows
             path = shard.folder and shard.folder / f"{spec}.rows.arrow"
-            wanted = codes.table.select(["view", "time_ms"])
+            wanted = codes.table.select(["view", "time_ms", "end_ms"])
             if path:
                 untrusted.check_dictionaries(wanted, path)
             of = untrusted.take(wanted, local, path)
-            shown[inside, 1] = of["time_ms"].fill_null(-1).to_numpy()
+            time[inside], end[inside] = (_or_less(of[name]) for name in ("time_ms", "end_ms"))
             views, names = schema.names_in(of["view"])
             pages = [int(name[5:]) if _PAGE.fullmatch(name) else 0 for name in names]
-            shown[inside, 2] = np.array(pages, np.int64)[views]
-        return shown
+            page[inside] = np.array(pages, np.int64)[views]
+            is_film = np.flatnonzero(inside)[end[inside] >= 0]
+            if len(is_film):
+                items = item[is_film] - first_items[number] - n_rows
+                duration[is_film] = _or_less(
+                    shard.take_items(items, ["duration_ms"])["duration_ms"]
+                )
+        return Shown(item, time, page, end, duration)
 
     def codes_of(self, spec: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the codes of rows of `spec`, (n, bytes)."""
@@ -277,17 +295,22 @@ class Snapshot:
         return holder[order.to_numpy()], table.take(order)
 
 
-_ROW_FIELDS = [schema.ROWS.field(name) for name in ("quality", "view", "time_ms")]
+_ROW_FIELDS = [schema.ROWS.field(name) for name in ("quality", "view", "time_ms", "end_ms")]
 _ITEM_FIELDS = [*(field for field in schema.ITEMS if field.name != "item_id"), *schema.DIGESTS]
 _DESCRIPTION = pa.schema([field.with_nullable(True) for field in (*_ROW_FIELDS, *_ITEM_FIELDS)])
+
+
+def _or_less(column: Any) -> NDArray[np.int64]:
+    """Return a column of numbers, -1 for what is null."""
+    numbers: NDArray[np.int64] = column.fill_null(-1).to_numpy().astype(np.int64)
+    return numbers
 
 
 def _with_sha256(table: pa.Table, ids: NDArray[np.bytes_]) -> pa.Table:
     """Fill in the SHA-256 of files that were hashed whole: it is their id."""
     own = schema.from_fixed_bytes(ids.view(np.uint8).reshape(-1, schema.ID_BYTES))
-    is_whole = pc.and_(
-        pc.equal(table["kind"].cast(pa.string()), schema.IMAGE), pc.is_null(table["sha256"])
-    )
+    is_file = pc.is_in(table["kind"].cast(pa.string()), pa.array([schema.IMAGE, schema.VIDEO]))
+    is_whole = pc.and_(is_file, pc.is_null(table["sha256"]))
     filled = pc.if_else(is_whole, own.cast(pa.binary()), table["sha256"])
     return table.set_column(table.column_names.index("sha256"), "sha256", filled)
 

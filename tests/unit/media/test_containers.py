@@ -22,7 +22,8 @@ from PIL import Image
 
 from nearsearch.errors import MediaError, NotMediaError, UsageError
 from nearsearch.media.containers import Bounds, Member, container_format, members
-from nearsearch.media.fingerprint import Wanted, outcomes
+from nearsearch.media.fingerprint import outcomes
+from nearsearch.media.seen import Wanted
 from nearsearch.spec import Spec
 
 if TYPE_CHECKING:

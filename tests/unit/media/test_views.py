@@ -14,8 +14,9 @@ from PIL import Image, ImageOps, features
 from nearsearch.errors import MediaError
 from nearsearch.media import apng, frames, image
 from nearsearch.media.containers import Bounds
-from nearsearch.media.fingerprint import Wanted, outcomes
+from nearsearch.media.fingerprint import outcomes
 from nearsearch.media.image import Picture, Pictures
+from nearsearch.media.seen import Wanted
 from nearsearch.spec import Spec, get_spec
 
 LIMIT = 10_000_000

@@ -1,0 +1,1 @@
+"""Hash lists and tables in and out: one module per format."""
