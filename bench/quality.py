@@ -4,12 +4,13 @@
 
 Pictures of the folders (or of a list of files: ``@FILE``) and synthetic ones are altered in the
 ways of `alterations.py`; each copy is compared with its original under every system of
-`quality_systems.py`. Unrelated pictures (photographs whole and in quarters) are compared with each
-other: they say which distance a system may have at a rate of false matches, photographs and
-drawings apart. Writes `distances.npz`, `rates.csv`, `quality.csv`, `quality.md`, `quality-*.svg`,
-and, to look at, the nearest pairs that are taken to be unrelated, `nearest-*.png`: those that show
-the same thing belong into the list that `--related` names. ``--tables DIR`` makes the tables and
-heat maps of a run again.
+`quality_systems.py`. Unrelated pictures are compared with each other, photographs also with the
+quarters of others: they say which distance a system may have at a rate of false matches,
+photographs and drawings apart. A run with ``--count 0`` measures only this, and ``--rates DIR``
+takes it from there. Writes `distances.npz`, `rates.csv`, `quality.csv`, `quality.md`,
+`quality-*.svg`, and, to look at, the nearest pairs that are taken to be unrelated, `nearest-*.png`:
+those that show the same thing belong into the list that `--related` names. ``--tables DIR`` makes
+the tables and heat maps of a run again.
 """
 
 from __future__ import annotations
@@ -154,7 +155,9 @@ def false_matches(
     }
     excluded |= {i * len(names) + i for i in range(len(names))}
     left_out = np.array(sorted(excluded))
-    n_related = sum(len(found[i // len(names)]) * len(found[i % len(names)]) for i in excluded)
+    is_whole = np.concatenate([np.arange(len(parts_of)) == 0 for parts_of in found])
+    n_parts = len(found[0])
+    n_pairs = (2 * n_parts - 1) * (len(found) ** 2 - len(excluded))
     curves = {}
     for column, system in enumerate(systems()):
         known = rates.joined([part[column][0] for part in parts])
@@ -169,9 +172,10 @@ def false_matches(
         one, other, far = rates.nearest_pairs(system, asked, known, len(parts), reach)
         one = one // ways
         is_unrelated = ~np.isin(picture[one] * len(names) + picture[other], left_out)
+        # Quarters of two pictures are no pictures of their own: those of discs are all alike.
+        is_unrelated &= is_whole[one] | is_whole[other]
         one, other, far = one[is_unrelated], other[is_unrelated], far[is_unrelated]
-        n_pairs = ways * (len(parts) ** 2 - n_related)
-        curves[system.name] = rates.curve(far, n_pairs)
+        curves[system.name] = rates.curve(far, ways * n_pairs)
         if system.name in ("pdq", "wdct", "wdct, thorough"):
             nearest = np.argsort(far, kind="stable")
             pairs = [(names[picture[one[i]]], names[picture[other[i]]], far[i]) for i in nearest]
@@ -210,6 +214,7 @@ def main() -> None:
         "--count", type=int, default=120, help="photographs that are altered; 0 for rates only"
     )
     parser.add_argument("--distractors", type=int, default=1500, help="of each kind, at most")
+    parser.add_argument("--rates", metavar="DIR", type=Path, help="a run whose rates are taken")
     parser.add_argument("--related", metavar="FILE", help="pairs of files that are not unrelated")
     parser.add_argument("--out", type=Path, default=Path("quality"))
     parser.add_argument("--tables", metavar="DIR", type=Path, help="only make the tables again")
@@ -240,9 +245,12 @@ def main() -> None:
             chosen = names[: options.distractors]
             if not chosen:
                 continue
-            parts = list(mapped(pool, f"unrelated {kind}", distractor, chosen, quarters))
-            curves = false_matches(parts, chosen, related, out, kind)
-            del parts
+            if options.rates:
+                curves = tables.load_rates(options.rates)[kind]
+            else:
+                parts = list(mapped(pool, f"unrelated {kind}", distractor, chosen, quarters))
+                curves = false_matches(parts, chosen, related, out, kind)
+                del parts
             copies = list(mapped(pool, f"altered {kind}", altered, names[:count]))
             far = np.array(copies, np.int32).reshape(-1, len(tables.ROWS), len(systems()))
             measured[kind] = far, curves

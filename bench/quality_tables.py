@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 ROWS: Final = [(alteration, s) for alteration in ALTERATIONS for s in alteration.severities]
 SHIPPED: Final = {
+    "pdq at 31": {"pdq": 31},
     "as shipped, fast": {"pdq, fast": 31, "wdct, fast": 40},
     "as shipped, thorough": {"pdq, fast": 31, "wdct, thorough": 40},
 }
 """What an index with both specs finds at their default radii, whatever the rate."""
 SHOWN: Final = (
     *("pdq", "pdq, fast", "wdct", "wdct, fast", "wdct, thorough"),
-    *("both, thorough", "as shipped, fast", "as shipped, thorough"),
+    *("both, thorough", "pdq at 31", "as shipped, fast", "as shipped, thorough"),
 )
-OUR_NAMES: Final = ("pdq", "wdct", "both", "as shipped")
+OUR_NAMES: Final = ("pdq", "pdq at 31", "wdct", "both", "as shipped")
 MILD: Final = {
     "jpeg": (75, 50, 30, 20),
     **dict.fromkeys(("webp", "gif", "resize", "thumbnail", "sharpen")),
@@ -105,7 +106,12 @@ def load(
     with np.load(folder / "distances.npz", allow_pickle=False) as arrays:
         names = arrays["systems"].tolist()
         far = {kind: arrays[kind] for kind in arrays.files if kind != "systems"}
-    curves: dict[str, dict[str, rates.Curve]] = {kind: {} for kind in far}
+    return names, far, load_rates(folder)
+
+
+def load_rates(folder: Path) -> dict[str, dict[str, rates.Curve]]:
+    """Read the curves of a run, by kind and system."""
+    curves: dict[str, dict[str, rates.Curve]] = {}
     with (folder / "rates.csv").open(newline="") as file:
         for (kind, name), of_one in groupby(
             csv.DictReader(file), key=lambda row: (row["kind"], row["system"])
@@ -113,8 +119,8 @@ def load(
             rows = list(of_one)
             within = np.array([int(row["within"]) for row in rows])
             steps = np.repeat([int(row["distance"]) for row in rows], np.diff(within, prepend=0))
-            curves[kind][name] = rates.curve(steps, int(rows[0]["pairs"]))
-    return names, far, curves
+            curves.setdefault(kind, {})[name] = rates.curve(steps, int(rows[0]["pairs"]))
+    return curves
 
 
 # --- what it comes to -----------------------------------------------------------------------------
@@ -281,7 +287,8 @@ def _draw(
     axes.xaxis.tick_top()
     for row, of_row in enumerate([*shares, means]):
         for column, share in enumerate(of_row):
-            axes.text(column, row, f"{share:.0f}", ha="center", va="center", size=5)
+            ink = "white" if not 15 < share < 85 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", size=5, color=ink)
     axes.axvline(len(ours) - 0.5, color="black", linewidth=1.5)
     axes.axhline(len(ROWS) - 0.5, color="black", linewidth=1.5)
     groups: list[str] = [alteration.group for alteration, _ in ROWS]

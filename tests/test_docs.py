@@ -271,3 +271,16 @@ def test_figures_are_those_of_the_committed_run():
     for n in (10_000_000, 100_000_000):
         median, ratio = benchmarked(n)
         assert f"| {n:,} | {median} | {ratio} |" in readme
+
+
+def test_recall_in_the_readme_is_that_of_the_committed_run():
+    folder = ROOT / "bench" / "results" / "2026-11-29-epyc-2-cores"
+    table = (folder / "quality.md").read_text().partition("## Drawings")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if " | " in line]
+    head, measured = rows[0], rows[2:11]
+    columns = [
+        head.index(name) for name in ("pdq at 31", "as shipped, fast", "as shipped, thorough")
+    ]
+    readme = (ROOT / "README.md").read_text().partition("<!-- recall:")[2]
+    shown = [line.strip("| ").split(" | ")[1:] for line in readme.splitlines() if line[:2] == "| "]
+    assert shown[2:11] == [[row[column] for column in columns] for row in measured]

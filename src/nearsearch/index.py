@@ -19,6 +19,7 @@ from nearsearch.errors import (
 )
 from nearsearch.hashes import Hashes, hash_under
 from nearsearch.ingest import path_list
+from nearsearch.media.sampling import ASKED
 from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store import census
 from nearsearch.store import manifest as manifests
@@ -351,7 +352,7 @@ class Index:
             Views of each picture to ask with, ``none``, ``fast`` or ``thorough``: see `hash_files`.
             The column ``variant`` says which of them was nearest, ``view`` what of the known one.
         sampling
-            Which frames of films: by default one a second, and new scenes.
+            Which frames of films: by default four a second, and new scenes.
         limits
             What one file may cost; those of the first call hold as long as the index is open.
 
@@ -372,7 +373,7 @@ class Index:
         wanted = answers.Wanted(checked(where, self.columns), _limit(limit), with_common)
         names = path_list(paths)
         pool = self.start_workers(limits, len(names))
-        hashes = hash_under(names, specs, variants=variants, sampling=sampling, pool=pool)
+        hashes = hash_under(names, specs, variants=variants, sampling=sampling or ASKED, pool=pool)
         return answers.by_hashes(self.snapshot, hashes, asked, wanted, is_gathered=True)
 
     def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from nearsearch.checks import whole
 from nearsearch.confidence import expected_false
 
 if TYPE_CHECKING:
@@ -155,6 +156,35 @@ class Matches:
         Reads the mapped files of the index; it may have been closed meanwhile.
         """
         return self.joined().drop_columns(["hit"])
+
+    def segments(self, limit: int | None = None) -> pa.Table:
+        """Return what the matches came to where frames of films matched: one row for each member.
+
+        A film that was asked shares *segments* with a known film: spans of time in which one shows
+        the other, at a constant speed; single frames that look alike make none (`segments`). A
+        film and a picture share stretches of time. Other matches are as in `to_arrow`.
+
+        The columns are those of `to_arrow`, of its nearest match, but for ``query_time_ms`` and
+        ``query_end_ms``, ``time_ms`` and ``end_ms``, which are those of the segment in the query
+        and in the known film, and ``distance``, the median. Then come ``frames``, of the query
+        that match in it; ``query_share`` and ``item_share``, the part of each film, 0 to 1; and
+        ``speed``, milliseconds of the known film for one of the query; null where no two films
+        are concerned. A film with the same bytes has all of both. By query, exact matches first,
+        then by `frames`, descending.
+
+        Parameters
+        ----------
+        limit
+            At most so many for each query, the first.
+
+        Raises
+        ------
+        UsageError
+            `limit` is below 1.
+        """
+        from nearsearch.sightings import sightings
+
+        return sightings(self, None if limit is None else whole("limit", limit, 1, 1 << 62))
 
     def joined(self) -> pa.Table:
         """Return the table of `to_arrow`, before it with a column `hit`: the position here."""

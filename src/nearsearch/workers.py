@@ -53,6 +53,7 @@ class Limits:
     max_bytes: int = 1 << 30
     """Of a file that is no archive, or of a file in an archive."""
     seconds: float = 60.0
+    """Without a sign of progress: of a film, until its next sampled frame."""
     memory: int = 6 << 30
     """Address space of a hashing process, bytes; the libraries alone reserve about 1 GB."""
     max_members: int = 1_000_000
@@ -326,6 +327,7 @@ class _Worker:
         # Never wait for it to read: it may wait for us to read its answers, or hang.
         os.set_blocking(self.input.fileno(), False)
         self._unsent, self._buffer = bytearray(), bytearray()
+        self._searched = 0  # bytes of the buffer in which no line ends; that of a film is long
         self.is_ready = False
         self.tasks: deque[_Task] = deque()  # the first is in work
         self.deadline = time.monotonic() + _START_SECONDS
@@ -376,9 +378,10 @@ class _Worker:
             return self._died()
         self._buffer += data
         found: list[Answer] = []
-        while self.tasks and (end := self._buffer.find(b"\n")) >= 0:
+        while self.tasks and (end := self._buffer.find(b"\n", self._searched)) >= 0:
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 1]
+            self._searched = 0
             try:
                 facts = json.loads(line)
                 status, member = facts.pop("status"), facts.pop("member", None)
@@ -404,6 +407,7 @@ class _Worker:
                 found += self._blame("the hashing process answered nonsense")
                 break
             self._set_deadline()
+        self._searched = len(self._buffer)
         return found
 
     def overdue(self) -> list[Answer]:

@@ -157,7 +157,7 @@ def test_rollback(mine, cli):
 
 
 def test_merge(mine, small_index, cli):
-    with Writer.open("other.ns", create=True) as writer:
+    with Writer.open("other.ns", create=True, specs=["pdq"]) as writer:
         writer.add_files([small_index.pictures / "a.jpg"], contribution="gamma")
     ran = cli("merge", mine, "other.ns")
     assert (ran.code, ran.out) == (
@@ -173,7 +173,9 @@ def test_merge(mine, small_index, cli):
     assert ran.code == 0
     assert keys("new.ns") == keys(mine)
     assert len(ran.out.splitlines()) == 2
-    with Writer.open("newer.ns", create=True) as writer:  # another picture of the same name
+    with Writer.open(
+        "newer.ns", create=True, specs=["pdq"]
+    ) as writer:  # another picture of the same name
         name = str(small_index.pictures / "a.jpg")
         writer.add_codes(["ab" * 32], keys=[name], contribution="gamma")
     ran = cli("merge", "newer.ns", "other.ns")

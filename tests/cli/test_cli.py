@@ -23,13 +23,15 @@ import pytest
 from PIL import Image
 
 from nearsearch import Index, Writer, plan
+from nearsearch.store.manifest import FORMAT_VERSION
 from nearsearch.store.schema import HIT_COLUMNS
 from nearsearch.version import __version__
 
 pytestmark = pytest.mark.timeout(120)
 
 FORMATS = ["table", "jsonl", "csv", "arrow"]
-TABLE_COLUMNS = ["query", "match", "distance", "key", "spec", "quality", "contribution", "source"]
+PRINTED = (*HIT_COLUMNS, "frames", "query_share", "item_share", "speed")
+TABLE_COLUMNS = ["query", "match", "distance", "chance", "key", "spec", "contribution", "source"]
 CONTROLS = "\x1b\x07\x9b\u202e\r\t"
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe"
 
@@ -74,7 +76,8 @@ def counts(line: str) -> dict[str, int]:
 
 def table_rows(out: str) -> list[list[str]]:
     lines = [line for line in out.splitlines() if line.strip()]
-    assert lines[0].split() == TABLE_COLUMNS
+    shown = [name for name in TABLE_COLUMNS if name != "chance" or name in lines[0].split()]
+    assert lines[0].split() == shown  # of exact matches there is none
     assert set(lines[1].strip()) == {"─"}
     return [line.split() for line in lines[2:]]
 
@@ -95,7 +98,7 @@ def test_add_accounts_for_every_file_and_names_the_failed(folder, run_cli):
     assert ran.returncode == 1
     assert ran.stdout == (
         b"6 files: 3 added, 0 replaced, 0 unchanged, 0 duplicate, 1 skipped, 2 failed"
-        b" (generation 1)\n"
+        b"; 1 too featureless to match near (generation 1)\n"
     )
     told = sorted(ran.stderr.decode().splitlines())
     assert [line.split(": ")[:3] for line in told] == [
@@ -151,7 +154,7 @@ def test_add_again_changes_nothing_and_replaces_what_changed(folder, cli, small_
     size = sum(path.stat().st_size for path in Path("in").iterdir())
     assert list(json.loads(first.out).items()) == [
         *(("added", 3), ("replaced", 0), ("unchanged", 0), ("duplicate", 0)),
-        *(("skipped", 1), ("failed", 0), ("damaged", 0)),
+        *(("skipped", 1), ("failed", 0), ("damaged", 0), ("featureless", 1)),
         *(("paths", 4), ("bytes", size), ("total", 4), ("generation", 1)),
     ]
     before = snapshot_of(Path("k.ns"))
@@ -242,12 +245,13 @@ def test_query_prints_a_table_and_talks_elsewhere(small_index, run_cli):
     ran = run_cli("query", small_index.path, "a.jpg", "d.jpg", cwd=small_index.pictures)
     assert ran.returncode == 0
     first, second, third = table_rows(ran.stdout.decode())
-    # What is found by its digest is the file, not one of its codes: it has no quality.
-    assert first == ["a.jpg", "exact", "0", "a.jpg", "alpha", "NL"]
+    # What is found by its digest is the file, not one of its codes: no chance, and no spec.
+    assert first == ["a.jpg", "exact", "0", "0", "a.jpg", "alpha", "NL"]
     assert second[:2] == ["a.jpg", "near"]
-    assert [*second[3:5], *second[6:]] == ["again.jpg", "pdq", "beta", "DE"]
+    assert 0 < float(second[3]) < 1e-8
+    assert second[4:] == ["again.jpg", "pdq", "beta", "DE"]
     assert 0 < int(second[2]) <= 31
-    assert third == ["d.jpg", "exact", "0", "d.jpg", "beta", "DE"]
+    assert third == ["d.jpg", "exact", "0", "0", "d.jpg", "beta", "DE"]
     assert ran.stderr == b"3 matches (3 members) for 2 of 2 queries (pdq, generation 2)\n"
 
 
@@ -256,7 +260,7 @@ def test_query_that_finds_nothing(small_index, cli, run_cli):
     said = "0 matches (0 members) for 0 of 1 queries (pdq, generation 2)\n"
     assert cli(*ask, "table") == (1, "", said)
     assert cli(*ask, "jsonl") == (1, "", said)
-    assert cli(*ask, "csv") == (1, ",".join(HIT_COLUMNS) + "\r\n", said)
+    assert cli(*ask, "csv") == (1, ",".join(PRINTED) + "\r\n", said)
     ran = run_cli(*ask, "arrow")
     assert (ran.returncode, ran.stderr.decode()) == (1, said)
     assert pa.ipc.open_stream(ran.stdout).read_all().num_rows == 0
@@ -282,9 +286,9 @@ def test_query_with_codes(small_index, cli):
     a, d = small_index.codes["a.jpg"], small_index.codes["d.jpg"]
     ran = cli("query", small_index.path, "--code", d, "--code", a.upper(), "--radius", 0)
     assert ran.code == 0
-    assert table_rows(ran.out) == [
-        [d, "near", "0", "d.jpg", "pdq", "100", "beta", "DE"],
-        [a, "near", "0", "a.jpg", "pdq", "100", "alpha", "NL"],
+    assert [[*row[:3], *row[4:]] for row in table_rows(ran.out)] == [
+        [d, "near", "0", "d.jpg", "pdq", "beta", "DE"],
+        [a, "near", "0", "a.jpg", "pdq", "alpha", "NL"],
     ]
 
 
@@ -418,9 +422,9 @@ def test_each_line_of_standard_input_is_answered_before_the_next(small_index, st
     for name in (b"a.jpg", b"d.jpg", b"a.jpg"):
         process.stdin.write(name + b"\n")
         if form == "csv" and not answers:
-            assert read_line(process).decode().strip() == ",".join(HIT_COLUMNS)
+            assert read_line(process).decode().strip() == ",".join(PRINTED)
         line = read_line(process).decode()
-        answers.append(json.loads(line)["key"] if form == "jsonl" else line.split(",")[3])
+        answers.append(json.loads(line)["key"] if form == "jsonl" else line.split(",")[5])
     assert answers == ["a.jpg", "d.jpg", "a.jpg"]
     process.stdin.close()
     assert process.wait(30) == 0
@@ -478,7 +482,7 @@ def test_jsonl_gives_every_column_as_it_is(ask_hostile, small_index):
     assert out.isascii()
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["key"] for row in rows] == sorted(NASTY)
-    assert all(tuple(row) == HIT_COLUMNS for row in rows)
+    assert all(tuple(row) == PRINTED for row in rows)
     row = rows[0]
     data = (small_index.pictures / "a.jpg").read_bytes()
     for name in ("md5", "sha1", "sha256"):
@@ -494,7 +498,7 @@ def test_jsonl_gives_every_column_as_it_is(ask_hostile, small_index):
 
 def test_csv_is_safe_to_open_in_a_spreadsheet(ask_hostile):
     header, *rows = csv.reader(io.StringIO(ask_hostile("csv"), newline=""))
-    assert tuple(header) == HIT_COLUMNS
+    assert tuple(header) == PRINTED
     assert all(len(row) == len(header) for row in rows)
     found = [row[header.index("key")] for row in rows]
     assert found == [("'" + name) if name[0] in "=+-@\t\r" else name for name in sorted(NASTY)]
@@ -512,7 +516,7 @@ def test_arrow_is_one_stream_of_all_answers(small_index, run_cli):
     )
     assert ran.returncode == 0
     table = pa.ipc.open_stream(ran.stdout).read_all()
-    assert tuple(table.schema.names) == HIT_COLUMNS
+    assert tuple(table.schema.names) == PRINTED
     assert table["key"].to_pylist() == ["a.jpg", "again.jpg", "d.jpg", "flat.png", "b.jpg"]
     assert table["contribution"].to_pylist() == ["alpha", "beta", "beta", "beta", "alpha"]
     assert table["query"].to_pylist() == ["a.jpg", "a.jpg", "d.jpg", "flat.png", "b.jpg"]
@@ -540,7 +544,7 @@ def test_arrow_and_csv_without_any_query_can_still_be_read(small_index, run_cli)
     assert ran.returncode == 1
     assert pa.ipc.open_stream(ran.stdout).read_all().num_rows == 0
     ran = run_cli("query", small_index.path, "-", "--format", "csv", input=b"")
-    assert ran.stdout.decode().strip() == ",".join(HIT_COLUMNS)
+    assert ran.stdout.decode().strip() == ",".join(PRINTED)
 
 
 def test_tables_hold_hostile_names_in_one_line_each(ask_hostile):
@@ -841,7 +845,8 @@ def test_a_file_that_is_no_index(small_index, cli):
 
 def test_an_index_of_a_later_format(mine, small_index, cli):
     manifest = max(mine.glob("manifest-*.json"))
-    text = manifest.read_text().replace('"format_version": 2', '"format_version": 99')
+    text = manifest.read_text()
+    text = text.replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 99')
     body = text.rpartition(',\n"checksum"')[0]
     text = f'{body},\n"checksum": "{hashlib.sha256(body.encode()).hexdigest()}"}}\n'
     manifest.write_text(text)
@@ -852,7 +857,7 @@ def test_an_index_of_a_later_format(mine, small_index, cli):
         ran = cli(*command)
         assert (ran.code, ran.out) == (2, "")
         line = one_clear_line(ran.err)
-        assert "format_version 99, this version reads up to 2" in line
+        assert f"format_version 99, this version reads up to {FORMAT_VERSION}" in line
         assert "upgrade nearsearch" in line
 
 

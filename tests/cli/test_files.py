@@ -130,7 +130,7 @@ def test_query_skips_what_is_no_picture(folder, cli):
     assert ran.err.splitlines() == [
         "skipped: mixed.zip!in/note.txt: no known picture format",
         "skipped: empty.zip: an archive without files",
-        "1 matches (2 members) for 1 of 3 queries (pdq, generation 1)",
+        "1 matches (2 members) for 1 of 3 queries (pdq, wdct, generation 1)",
     ]
     assert cli("query", "k.ns", "empty.zip").code == 1
     # What failed and was found by nothing could be known material.
@@ -148,11 +148,11 @@ def test_a_table_of_hits_says_which_page_or_frame_it_is(folder, cli, picture):
     assert cli("add", "k.ns", "pages.tif", "in/a.jpg").code == 0
     ran = cli("query", "k.ns", "in/a.jpg", "second.png")
     lines = [line.split() for line in ran.out.splitlines() if line.strip()]
-    names = ["query", "match", "distance", "key", "view", "time_ms", "spec", "quality"]
+    names = ["query", "match", "distance", "chance", "key", "view", "spec", "contribution"]
     assert lines[0][:8] == names
-    assert lines[2][:4] == ["in/a.jpg", "exact", "0", "in/a.jpg"]
+    assert lines[2][:4] == ["in/a.jpg", "exact", "0", "0"]
     second = next(line for line in lines if line[0] == "second.png")
-    assert second[3:6] == ["pages.tif", "page", "2"]
+    assert second[4:7] == ["pages.tif", "page", "2"]
     ran = cli("query", "k.ns", "first.png")
     assert "view" not in ran.out.splitlines()[0] + ran.out.splitlines()[1]
     assert "pages.tif" in ran.out

@@ -332,6 +332,7 @@ def test_the_account_adds_up():
         "skipped": 2,
         "failed": 4,
         "damaged": 3,
+        "featureless": 0,
         "paths": 77,
         "bytes": 12345,
         "total": 4327,

@@ -35,6 +35,7 @@ def matches(*counts):
         [""] * len(counts),
         (),
         lambda rows: pytest.fail("rows were described"),
+        lambda rows: pytest.fail("rows were looked at"),
         np.array([n]),
         n,
         np.ones((len(counts), 1), np.int64),

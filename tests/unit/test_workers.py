@@ -583,7 +583,7 @@ def test_the_facts_of_a_picture(real, small_index):
     assert (facts["format"], facts["width"], facts["height"]) == ("JPEG", 240, 180)
     assert facts["size"] == os.stat(path).st_size
     assert facts["mtime_ns"] == os.stat(path).st_mtime_ns
-    assert facts["codes"] == {"pdq": [["image", None, small_index.codes["a.jpg"], 100]]}
+    assert facts["codes"] == {"pdq": [["image", None, small_index.codes["a.jpg"], 100, None]]}
     data = Path(path).read_bytes()
     for name in ("md5", "sha1", "sha256"):
         assert facts[name] == hashlib.new(name, data).hexdigest()
@@ -646,7 +646,7 @@ def test_what_a_decoder_prints_or_raises_is_not_an_answer(tmp_path, monkeypatch)
     """The real loop around a decoder that misbehaves as the file asks for."""
     patch = """
 import os
-import nearsearch.media.fingerprint as module
+import nearsearch.media.seen as module
 def Pictures(data, profile, **limits):
     word = data[3:].decode()
     print('{"status": "hashed"}', flush=True)

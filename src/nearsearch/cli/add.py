@@ -112,6 +112,7 @@ def run(options: argparse.Namespace) -> int:
             digests=_digests(options.digests),
             read_again=options.read_again,
             commit_every=options.commit_every,
+            sampling=limits.sampling_of(options),
             limits=limits.limits_of(options),
             workers=options.workers,
             on_progress=lambda report: tell(report.paths, report.bytes, report.failed),

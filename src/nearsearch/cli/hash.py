@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from nearsearch.matches import Failure
 
 _COLUMNS: Final = (
-    *("key", "spec", "code", "quality", "view", "time_ms", "format", "width", "height", "size"),
-    *("sha256", "md5", "sha1", "status", "problem"),
+    *("key", "spec", "code", "quality", "view", "time_ms", "end_ms", "format"),
+    *("width", "height", "duration_ms", "size", "sha256", "md5", "sha1", "status", "problem"),
 )
 
 
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         hashed = hash_found(
             walk(options.paths),
             options.spec or ["pdq"],
+            sampling=limits.sampling_of(options),
             limits=limits.limits_of(options),
             workers=options.workers,
         )

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from nearsearch import Limits
+    from nearsearch import Limits, Sampling
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for limits and processes."""
+def add_options(parser: argparse.ArgumentParser, interval: float = 1.0) -> None:
+    """Add the options for limits, frames of films and processes."""
     group = parser.add_argument_group("limits on one file", "sizes may end with K, M, G or T")
     group.add_argument(
-        "--timeout", metavar="S", type=float, default=60.0, help="seconds it may take; default 60"
+        "--timeout",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="seconds it may take, a film until its next sampled frame; default 60",
     )
     group.add_argument(
         "--max-pixels", metavar="N", type=int, default=200_000_000, help="default 200,000,000"
@@ -47,6 +51,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=200,
         help="bytes out of an archive for each that it has, beyond 64M; default 200",
     )
+    films = parser.add_argument_group("films", "which frames are hashed, beside new scenes")
+    which = films.add_mutually_exclusive_group()
+    which.add_argument(
+        "--interval",
+        metavar="S",
+        type=float,
+        default=interval,
+        help=f"one in S seconds; default {interval:g}",
+    )
+    which.add_argument(
+        "--keyframes", action="store_true", help="those that are coded without others: fast"
+    )
+    which.add_argument("--every-frame", action="store_true", help="all")
     parser.add_argument(
         "--workers", metavar="N", type=int, help="hashing processes; default: cores"
     )
@@ -65,6 +82,21 @@ def limits_of(options: argparse.Namespace) -> Limits:
         max_depth=options.max_depth,
         max_expansion=options.max_expansion,
     )
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """Return which frames of films the options ask for."""
+    from nearsearch import Sampling
+
+    if options.keyframes:
+        return Sampling("keyframes")
+    if options.every_frame:
+        return Sampling("every")
+    if not 0.001 <= options.interval <= 1e6:
+        raise UsageError(
+            f"--interval: expected 0.001 to 1,000,000 seconds, got {options.interval:g}"
+        )
+    return Sampling(interval_ms=round(1000 * options.interval))
 
 
 def _size(option: str, text: str) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HIT_COLUMNS: Final = (
     "query",
+    "query_time_ms",
+    "query_end_ms",
     "match",
     "distance",
     "expected_false",
@@ -25,27 +27,47 @@ HIT_COLUMNS: Final = (
     "variant",
     "view",
     "time_ms",
+    "end_ms",
+    "frames",
+    "query_share",
+    "item_share",
     "spec",
-    "quality",
     "contribution",
     "source",
 )
 """What a table of hits shows; the other formats have every column."""
 
 _PLAIN: Final = {
-    "variant": (("variant",), (None, "", "image")),
-    "view": (("view", "time_ms"), (None, "", "image")),
+    "variant": (("variant",), (None, "", "image", "frame")),
+    "view": (("view",), (None, "", "image", "frame")),
+    "query_time_ms": (("query_time_ms", "query_end_ms"), (None,)),
+    "time_ms": (("time_ms",), (None,)),
+    "end_ms": (("end_ms",), (None,)),
+    "frames": (("frames", "query_share", "item_share"), (None,)),
     "expected_false": (("expected_false",), (None, 0)),
 }
 """Columns that are left out where all of one have no more to say than this."""
 
-_SHORT: Final = {"expected_false": "chance"}
+_SHORT: Final = {
+    "expected_false": "chance",
+    "query_time_ms": "from",
+    "query_end_ms": "to",
+    "time_ms": "at",
+    "end_ms": "until",
+    "query_share": "of query",
+    "item_share": "of known",
+}
 """Headings that are shorter than the names of their columns."""
 
 GROUP_COLUMNS: Final = ("query", "contribution", "match", "distance", "items", "members", "key")
 """What a table of hits by contribution shows."""
 
-_NUMBERS: Final = ("distance", "expected_false", "time_ms", "quality", "items", "members")
+_TIMES: Final = ("query_time_ms", "query_end_ms", "time_ms", "end_ms")
+_SHARES: Final = ("query_share", "item_share")
+_NUMBERS: Final = (
+    *(*_TIMES, *_SHARES),
+    *("distance", "expected_false", "frames", "quality", "items", "members"),
+)
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -120,7 +142,8 @@ class HitPrinter:
             names = [name for name in self._columns if name not in hidden]
             headings = [_SHORT.get(name, name) for name in names]
             right = [_SHORT.get(name, name) for name in _NUMBERS]
-            print_table(headings, ([row[name] for name in names] for row in self._rows), right)
+            rows = ([_shown(name, row[name]) for name in names] for row in self._rows)
+            print_table(headings, rows, right)
             self._rows = []
         if self._form == "arrow" and self._stream is not None:
             self._stream.close()
@@ -171,6 +194,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
     return str(value)
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return a value as people read it: times as 0:01:02.5, shares in per cent."""
+    if value is None or name not in (*_TIMES, *_SHARES):
+        return value
+    if name in _SHARES:
+        return f"{100 * value:.0f} %"
+    seconds = value / 1000
+    return f"{int(seconds // 3600)}:{int(seconds // 60) % 60:02}:{seconds % 60:04.1f}"
 
 
 def _text(value: Any) -> str:

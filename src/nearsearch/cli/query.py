@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
+    import pyarrow as pa
+
     from nearsearch import Index, Matches
 
 _FILES_A_CALL: Final = 64  # pictures hashed before their hits are printed
@@ -25,7 +27,8 @@ def register(commands: Any) -> None:
         "query",
         help="ask an index what is similar to a picture",
         description="Print every known file that has the digest of a query (match: exact), then "
-        "every known picture within the radius (near): nothing is left out. Near matches are "
+        "every known picture within the radius (near): nothing is left out; of films, the segments "
+        "that are known. Near matches are "
         "leads: a person must confirm them.",
         epilog="In CSV, text that a spreadsheet would take for a formula gets a leading "
         "apostrophe; the other formats give it as it is. "
@@ -34,7 +37,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("index", metavar="INDEX", help="the index directory")
     parser.add_argument(
-        "files", metavar="FILE", nargs="*", help="pictures; - reads paths from standard input"
+        "files", metavar="FILE", nargs="*", help="pictures, films; - reads paths from input"
     )
     parser.add_argument(
         "--code", metavar="HEX", action="append", default=[], help="a code to ask with; repeatable"
@@ -86,7 +89,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=HitPrinter.FORMATS, default="table", help="default: table"
     )
-    limits.add_options(parser)
+    limits.add_options(parser, interval=0.25)
     parser.set_defaults(run=run)
 
 
@@ -106,18 +109,18 @@ def run(options: argparse.Namespace) -> int:
     with Index.open(options.index, generation=options.generation) as index:
         try:
             for matches in _answers(index, options):
-                hits = matches.by_contribution() if options.by else matches.to_arrow()
+                hits = matches.by_contribution() if options.by else matches.segments(options.limit)
+                before = tally.queries
+                tally.add(matches, hits)
                 number = hits.column_names.index("query_index")
-                through = pc.add(hits["query_index"], tally.queries)  # of all calls together
+                through = pc.add(hits["query_index"], before)  # of all calls together
                 hits = hits.set_column(number, "query_index", through)
                 printer.print(hits)
-                n_members = pc.sum(hits["members"]).as_py() if options.by else len(hits)
-                tally.add(matches, n_members or 0)
                 if "-" in options.files:
                     tally.tell()
             if tally.queries == 0:  # an empty table has columns too
                 none = index.search([], spec=options.spec)
-                printer.print(none.by_contribution() if options.by else none.to_arrow())
+                printer.print(none.by_contribution() if options.by else none.segments())
         finally:
             printer.close()
     if "-" not in options.files:
@@ -136,7 +139,10 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
     }
     asked_of_files = {
         **asked,
+        # Of films segments are counted, not frames.
+        "limit": options.limit if options.by else None,
         "variants": options.variants,
+        "sampling": limits.sampling_of(options),
         "limits": limits.limits_of(options),
     }
     if options.files:
@@ -155,6 +161,12 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         yield index.query(paths, **asked_of_files)
 
 
+def _count(hits: pa.Table) -> int:
+    """Return how many matches or segments the rows of members are of."""
+    of_one = ["query_index", "item_id", "query_time_ms", "time_ms", "view"]
+    return len(hits.group_by(of_one).aggregate([]))
+
+
 class _Tally:
     """Counts what came of the queries, and says so on standard error."""
 
@@ -163,11 +175,18 @@ class _Tally:
         self._matches = self._members = 0
         self._made_on = ""
 
-    def add(self, matches: Matches, members: int) -> None:
+    def add(self, matches: Matches, hits: pa.Table) -> None:
         """Count the answers of one call, and name the files that could not be asked."""
+        import numpy as np
+        import pyarrow.compute as pc
+
         from nearsearch.cli.output import printable, talk
 
-        is_found = matches.offsets[1:] > matches.offsets[:-1]
+        has_matches = matches.offsets[1:] > matches.offsets[:-1]
+        is_found = np.zeros(len(matches.queries), np.bool_)
+        is_found[hits["query_index"].to_numpy()] = True
+        for name in np.array(matches.queries, object)[has_matches & ~is_found]:
+            talk().print(f"frames of {printable(name)} look like known ones, but make no segment")
         found = {name for name, is_in in zip(matches.queries, is_found, strict=True) if is_in}
         for failure in matches.failures:
             word, how = failure.status, ""
@@ -182,8 +201,9 @@ class _Tally:
             talk().print(f"{word}: {printable(failure.key)}: {printable(failure.reason)}{how}")
         self.found += int(is_found.sum())
         self.queries += len(matches.queries)
-        self._matches += len(matches)
-        self._members += members
+        is_grouped = "members" in hits.column_names
+        self._members += (pc.sum(hits["members"]).as_py() or 0) if is_grouped else len(hits)
+        self._matches += len(matches) if is_grouped else _count(hits)
         for name, count in zip(matches.queries, matches.held_out, strict=True):
             if count:
                 talk().print(

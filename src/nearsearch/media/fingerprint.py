@@ -239,6 +239,6 @@ def _check_format(path: str, head: bytes) -> None:
             check_readable(head)
     except NotMediaError:
         if promised and sniff(head) is None:
-            reason = "named like a picture, but its bytes are of no known format"
+            reason = "named like a picture or film, but its bytes are of no known format"
             raise MediaError(reason, "decode") from None
         raise

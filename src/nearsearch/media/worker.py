@@ -35,6 +35,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a decoder prints must not look like an answer
     _limit_memory(int(sys.argv[1]))
     _end_with_parent(int(sys.argv[3]))
+    # They take most of a second to load: the time of no file.
+    from nearsearch.kernels import borders, grid, perceptual, wdct  # noqa: F401
     from nearsearch.media.containers import Bounds
     from nearsearch.media.fingerprint import outcomes
     from nearsearch.media.sampling import Sampling

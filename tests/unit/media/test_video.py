@@ -453,7 +453,7 @@ def test_without_pyav(monkeypatch):
     with pytest.raises(MediaError) as caught:
         film(data)
     assert caught.value.stage == "decode"
-    assert "needs PyAV, which is not installed: pip install" in caught.value.reason
+    assert "need PyAV, which is not installed: pip install" in caught.value.reason
 
 
 def test_an_old_pyav_is_refused(monkeypatch):

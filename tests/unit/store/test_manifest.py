@@ -106,21 +106,21 @@ def test_a_manifest_that_is_not_the_one_that_was_named(tmp_path):
 
 
 def test_a_later_format_is_refused():
-    value = json.loads(MANIFEST.encode()) | {"format_version": 3}
+    value = json.loads(MANIFEST.encode()) | {"format_version": 4}
     with pytest.raises(
-        FormatTooNewError, match="format_version 3, this version reads up to 2"
+        FormatTooNewError, match="format_version 4, this version reads up to 3"
     ) as e:
         manifests.decode(Path("m"), json.dumps(value).encode())
-    assert (e.value.found, e.value.supported) == (3, 2)
+    assert (e.value.found, e.value.supported) == (4, 3)
 
 
-@pytest.mark.parametrize("version", [1, 0, -1])
+@pytest.mark.parametrize("version", [2, 1, 0, -1])
 def test_an_earlier_format_is_refused(version):
     value = json.loads(MANIFEST.encode()) | {"format_version": version}
-    words = f"format_version {version}, this version reads 2; add the files again, to a new index"
+    words = f"format_version {version}, this version reads 3; add the files again, to a new index"
     with pytest.raises(FormatTooOldError, match=words) as e:
         manifests.decode(Path("m"), json.dumps(value).encode())
-    assert (e.value.found, e.value.supported) == (version, 2)
+    assert (e.value.found, e.value.supported) == (version, 3)
 
 
 OUTSIDE = ["../x", "/etc/passwd", "a/../../b", "a//b", "shards/../../../secret", ""]
