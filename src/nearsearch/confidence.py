@@ -1,9 +1,9 @@
 """Confidence: how many unrelated pictures are as near by chance.
 
 The curves come from 16 million pairs of unrelated photographs (``bench/quality.py``); drawings and
-screenshots are a thousand times as often alike. Below the
-smallest distances that were met they are fitted lines, and so estimates; never a binomial: bits of
-pictures are not independent, and no formula knows how much.
+screenshots are a thousand times as often alike. Below the smallest distances that were met they are
+fitted lines, and so estimates; never a binomial: bits of pictures are not independent, and no
+formula knows how much.
 """
 
 from __future__ import annotations

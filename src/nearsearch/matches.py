@@ -55,6 +55,21 @@ _STATUS_OF_STAGE = {
 }
 
 
+class Shown(NamedTuple):
+    """What rows are views of: (n,) int64 each."""
+
+    item: NDArray[np.int64]
+    """The row that stands for the item."""
+    time_ms: NDArray[np.int64]
+    """When a frame appears; -1 for what has no time."""
+    page: NDArray[np.int64]
+    """The number of a page; 0 for what is none."""
+    end_ms: NDArray[np.int64]
+    """When another frame of the film is shown; -1 for what is no frame of a film."""
+    duration_ms: NDArray[np.int64]
+    """Of the film; -1 for what is no frame of one."""
+
+
 @dataclass(frozen=True, eq=False)
 class Matches:
     """All rows within the radius of each query; compressed rows, as scipy's CSR holds them.
@@ -99,8 +114,8 @@ class Matches:
     """The leading columns of `to_arrow`, in order; the callers' own follow."""
     describe: Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], pa.Table]]
     """Rows to their members: pairs (position in rows, row of the table). Owned by the index."""
-    shown_by: Callable[[NDArray[np.int64]], Any]
-    """Rows to what they are views of, `store.snapshot.Shown`."""
+    shown_by: Callable[[NDArray[np.int64]], Shown]
+    """Rows to what they are views of. Owned by the index."""
     spec_ends: NDArray[np.int64]
     """After the last row of each of `specs`, ascending."""
     exact_from: int

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class FrameMatches(NamedTuple):
-    """Which sampled frame of a query matches which known frame; m arrays entries in any order.
+    """Which sampled frame of a query matches which known frame: arrays of m entries, in any order.
 
     Times are in milliseconds since the first frame of the film. The spans of one film's frames do
     not overlap; equal frames in a row may be one frame with a long span.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nearsearch.matches import Matches
+    from nearsearch.matches import Matches, Shown
 
 STRETCH_GAP: Final = 2000
 """Milliseconds without a match, up to which a picture's stretch in a film goes on: two samples."""
@@ -62,10 +62,9 @@ def sightings(matches: Matches, limit: int | None) -> pa.Table:
 
 
 def _segments(
-    matches: Matches, rows: Any, spans: NDArray[np.int64], both: NDArray[np.int64]
+    matches: Matches, rows: Shown, spans: NDArray[np.int64], both: NDArray[np.int64]
 ) -> _Sightings:
     """Return what films share with films."""
-    durations = np.array([ms or 0 for ms in matches.durations_ms], np.int64)
     query, item = matches.query_index[both], rows.item[both]
     found = find_segments(
         FrameMatches(
@@ -76,7 +75,7 @@ def _segments(
             rows.time_ms[both],
             rows.end_ms[both],
             matches.distances[both],
-            durations[query],
+            _durations(matches)[query],
             rows.duration_ms[both],
         )
     )
@@ -113,7 +112,7 @@ def _place(pairs: NDArray[np.int64], pair: tuple[np.int64, np.int64], side: Any)
 
 
 def _stretches(
-    matches: Matches, rows: Any, spans: NDArray[np.int64], others: NDArray[np.int64]
+    matches: Matches, rows: Shown, spans: NDArray[np.int64], others: NDArray[np.int64]
 ) -> _Sightings:
     """Return what a film and a picture share, or two pictures."""
     is_asked = spans[others, 0] >= 0
@@ -139,8 +138,8 @@ def _stretches(
     asked, none = is_asked[first], np.full(len(first), -1)
     time = rows.time_ms[best]
     # A film with the same bytes is all of it.
-    durations = np.array([ms or 0 for ms in matches.durations_ms] or [0] * len(matches.queries))
-    whole = np.where(matches.is_exact[best], durations[matches.query_index[best]], 0)
+    duration = _durations(matches)[matches.query_index[best]]
+    whole = np.where(matches.is_exact[best], duration, 0)
     is_whole = whole > 0
     one = np.where(is_whole, 1.0, np.nan)
     return _Sightings(
@@ -153,6 +152,12 @@ def _stretches(
         none,
         *(one, one, one),
     )
+
+
+def _durations(matches: Matches) -> NDArray[np.int64]:
+    """Return the milliseconds of each query that is a film, 0 for others."""
+    known = matches.durations_ms or [None] * len(matches.queries)
+    return np.array([ms or 0 for ms in known], np.int64)
 
 
 _NO_TIMES: Final = np.empty(0, np.int64)

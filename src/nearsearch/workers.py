@@ -51,7 +51,7 @@ class Limits:
 
     max_pixels: int = 200_000_000
     max_bytes: int = 1 << 30
-    """Of a file that is no archive, or of a file in an archive."""
+    """Of a picture, or of a file in an archive; films by themselves are not held in memory."""
     seconds: float = 60.0
     """Without a sign of progress: of a film, until its next sampled frame."""
     memory: int = 6 << 30

@@ -159,7 +159,7 @@ class Writer:
         on_progress: Callable[[IngestReport], None] | None = None,
         on_failure: Callable[[Failure], None] | None = None,
     ) -> IngestReport:
-        """Hash pictures and films and add them; folders are walked, archives opened.
+        """Hash files and add them; folders are walked, archives opened. No file stops others.
 
         A file is known by its key (the path as given; of a file in an archive, that of the archive,
         ``!`` and its name) within the contribution. One that has the size, time, source and labels

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from nearsearch import Index, Writer, plan
+from nearsearch.media.sampling import ASKED, Sampling
 from nearsearch.store.manifest import FORMAT_VERSION
 from nearsearch.store.schema import HIT_COLUMNS
 from nearsearch.version import __version__
@@ -236,6 +237,12 @@ def test_add_refuses_what_is_no_index(folder, cli):
         assert ran.code == 2
         assert f"{wrong} exists and is not a nearsearch index" in one_clear_line(ran.err)
     assert snapshot_of(Path("in")) == before
+
+
+def test_the_interval_that_is_told_is_the_usual_one(cli):
+    for command, usual in (("add", Sampling()), ("hash", Sampling()), ("query", ASKED)):
+        told = " ".join(cli(command, "--help").out.split())
+        assert f"one in S seconds; default {usual.interval_ms / 1000:g}" in told
 
 
 # --- query ------------------------------------------------------------------------------------

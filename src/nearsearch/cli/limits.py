@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def add_options(parser: argparse.ArgumentParser, interval: float = 1.0) -> None:
-    """Add the options for limits, frames of films and processes."""
+def add_options(parser: argparse.ArgumentParser, interval: str = "1") -> None:
+    """Add the options for limits, frames of films and processes.
+
+    `interval` is what the library takes where none is given: it is only told here.
+    """
     group = parser.add_argument_group("limits on one file", "sizes may end with K, M, G or T")
     group.add_argument(
         "--timeout",
@@ -31,7 +34,9 @@ def add_options(parser: argparse.ArgumentParser, interval: float = 1.0) -> None:
     group.add_argument(
         "--max-pixels", metavar="N", type=int, default=200_000_000, help="default 200,000,000"
     )
-    group.add_argument("--max-file-size", metavar="N", default="1G", help="bytes; default 1G")
+    group.add_argument(
+        "--max-file-size", metavar="N", default="1G", help="bytes, but of films; default 1G"
+    )
     group.add_argument(
         "--max-memory",
         metavar="N",
@@ -57,8 +62,7 @@ def add_options(parser: argparse.ArgumentParser, interval: float = 1.0) -> None:
         "--interval",
         metavar="S",
         type=float,
-        default=interval,
-        help=f"one in S seconds; default {interval:g}",
+        help=f"one in S seconds; default {interval}",
     )
     which.add_argument(
         "--keyframes", action="store_true", help="those that are coded without others: fast"
@@ -84,14 +88,16 @@ def limits_of(options: argparse.Namespace) -> Limits:
     )
 
 
-def sampling_of(options: argparse.Namespace) -> Sampling:
-    """Return which frames of films the options ask for."""
+def sampling_of(options: argparse.Namespace) -> Sampling | None:
+    """Return which frames of films the options ask for, None for the usual ones."""
     from nearsearch import Sampling
 
     if options.keyframes:
         return Sampling("keyframes")
     if options.every_frame:
         return Sampling("every")
+    if options.interval is None:
+        return None
     if not 0.001 <= options.interval <= 1e6:
         raise UsageError(
             f"--interval: expected 0.001 to 1,000,000 seconds, got {options.interval:g}"

@@ -28,8 +28,7 @@ def register(commands: Any) -> None:
         help="ask an index what is similar to a picture",
         description="Print every known file that has the digest of a query (match: exact), then "
         "every known picture within the radius (near): nothing is left out; of films, the segments "
-        "that are known. Near matches are "
-        "leads: a person must confirm them.",
+        "that are known. Near matches are leads: a person must confirm them.",
         epilog="In CSV, text that a spreadsheet would take for a formula gets a leading "
         "apostrophe; the other formats give it as it is. "
         "exit status: 0 found, 1 nothing found, 2 error or a query file that failed and was not "
@@ -37,7 +36,7 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("index", metavar="INDEX", help="the index directory")
     parser.add_argument(
-        "files", metavar="FILE", nargs="*", help="pictures, films; - reads paths from input"
+        "files", metavar="FILE", nargs="*", help="pictures and films; - for paths on standard input"
     )
     parser.add_argument(
         "--code", metavar="HEX", action="append", default=[], help="a code to ask with; repeatable"
@@ -89,7 +88,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=HitPrinter.FORMATS, default="table", help="default: table"
     )
-    limits.add_options(parser, interval=0.25)
+    limits.add_options(parser, interval="0.25")
     parser.set_defaults(run=run)
 
 

@@ -60,9 +60,8 @@ def pictures(data: bytes, wanted: Wanted) -> dict[str, Any]:
             for spec, (name, code, quality) in _views(picture, specs, ladder, is_film=False):
                 text = code.tobytes().hex()
                 found[spec.name].setdefault(text, [name, picture.time_ms, text, quality, None])
-    problem = {"reason": read.problem, "stage": "damaged"} if read.problem else {}
     codes = {name: list(views.values()) for name, views in found.items()}
-    return {"format": read.format, **shape, "codes": codes, **problem}
+    return {"format": read.format, **shape, "codes": codes, **_problem(read.problem)}
 
 
 def film(source: BinaryIO, wanted: Wanted) -> Iterator[dict[str, Any] | None]:
@@ -99,9 +98,12 @@ def film(source: BinaryIO, wanted: Wanted) -> Iterator[dict[str, Any] | None]:
                 codes[spec.name].append(view)
             view[-1] = frame.end_ms
             running[spec.name, name] = view
-    problem = {"reason": read.problem, "stage": "damaged"} if read.problem else {}
     shape = {"width": read.width, "height": read.height, "duration_ms": read.duration_ms}
-    yield {"format": read.format, **shape, "codes": codes, **problem}
+    yield {"format": read.format, **shape, "codes": codes, **_problem(read.problem)}
+
+
+def _problem(reason: str | None) -> dict[str, str]:
+    return {"reason": reason, "stage": "damaged"} if reason else {}
 
 
 def _views(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from nearsearch.errors import CorruptFileError, GenerationNotKeptError
+from nearsearch.matches import Shown
 from nearsearch.store import digests, fs, schema, untrusted
 from nearsearch.store import manifest as manifests
 from nearsearch.store.files import problem_of
@@ -28,21 +29,6 @@ if TYPE_CHECKING:
 
 _PAGE: Final = re.compile(r"page \d{1,9}")
 _TRIES: Final = 10  # to open what a writer removes at the same moment
-
-
-class Shown(NamedTuple):
-    """What rows are views of: (n,) int64 each."""
-
-    item: NDArray[np.int64]
-    """The row that stands for the item."""
-    time_ms: NDArray[np.int64]
-    """When a frame appears; -1 for what has no time."""
-    page: NDArray[np.int64]
-    """The number of a page; 0 for what is none."""
-    end_ms: NDArray[np.int64]
-    """When another frame of the film is shown; -1 for what is no frame of a film."""
-    duration_ms: NDArray[np.int64]
-    """Of the film; -1 for what is no frame of one."""
 
 
 class Snapshot:
