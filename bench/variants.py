@@ -105,17 +105,18 @@ def queries(folder: Path, n_items: int) -> list[str]:
     asked = sorted((folder / "pictures").iterdir())
     text = ["| variants | codes asked | whole query, p50 | p90 | search alone, p50 | matches |"]
     text.append("| --- |" + " ---: |" * 5)
-    with ns.Index.open(root) as index:
-        index.query([str(asked[0])], variants="thorough")
+    with ns.Index.open(root) as index, ns.WorkerPool() as pool:
+        index.warm_up()
+        index.query([str(asked[0])], variants="thorough", pool=pool)
         for variants in VARIANTS:
             whole = [
-                timed(lambda p=path, v=variants: index.query([str(p)], variants=v))
+                timed(lambda p=path, v=variants: index.query([str(p)], variants=v, pool=pool))
                 for path in asked
             ]
             alone, n_codes, n_matches = [], [], 0
             for path in asked:
                 hashes = [
-                    ns.hash_files([path], spec, variants=variants, pool=index.start_workers())
+                    ns.hash_files([path], spec, variants=variants, pool=pool)
                     for spec in ("pdq", "wdct")
                 ]
                 n_codes.append(sum(len(of.codes) for of in hashes))

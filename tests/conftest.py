@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from PIL import Image
 
+import nearsearch.kernels.ring  # noqa: F401 - else the first searches would be scans
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 

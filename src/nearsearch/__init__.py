@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nearsearch.store.merging import MergeReport
     from nearsearch.store.repair import Repair, repair
     from nearsearch.store.verify import Damage, verify
-    from nearsearch.workers import Limits
+    from nearsearch.workers import Limits, WorkerPool
     from nearsearch.writer import Writer
 
 _HOMES = {
@@ -41,6 +41,7 @@ _HOMES = {
     "Repair": "store.repair",
     "Sampling": "media.sampling",
     "Spec": "spec",
+    "WorkerPool": "workers",
     "Writer": "writer",
     "dihedral_codes": "hashers",
     "errors": "errors",
@@ -66,6 +67,7 @@ __all__ = [
     "Repair",
     "Sampling",
     "Spec",
+    "WorkerPool",
     "Writer",
     "__version__",
     "dihedral_codes",

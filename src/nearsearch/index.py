@@ -20,6 +20,7 @@ from nearsearch.errors import (
 from nearsearch.hashes import Hashes, hash_under
 from nearsearch.ingest import path_list
 from nearsearch.media.sampling import ASKED
+from nearsearch.search import warm_up
 from nearsearch.spec import check_computable, check_equal, get_spec
 from nearsearch.store import census
 from nearsearch.store import manifest as manifests
@@ -331,6 +332,7 @@ class Index:
         variants: str = "fast",
         sampling: Sampling | None = None,
         limits: Limits | None = None,
+        pool: WorkerPool | None = None,
     ) -> Matches:
         """Hash picture files in worker processes and find each of them: exact, then near.
 
@@ -354,7 +356,11 @@ class Index:
         sampling
             Which frames of films: by default four a second, and new scenes.
         limits
-            What one file may cost; those of the first call hold as long as the index is open.
+            What one file may cost; those of the first call hold as long as the index is open. Not
+            beside `pool`.
+        pool
+            Processes to use and leave running. By default the index starts its own at the first
+            call, which takes half a second, and ends them when it is closed.
 
         Raises
         ------
@@ -363,7 +369,7 @@ class Index:
         WorkerStartError
             The hashing processes do not start.
         UnknownColumnError, FilterSyntaxError, UsageError
-            As in `search`.
+            As in `search`; unknown `variants`; `limits` beside `pool`.
         """
         specs = self.specs if spec is None else (self._spec(spec),)
         for one in specs:
@@ -372,19 +378,22 @@ class Index:
         # Before any file is read.
         wanted = answers.Wanted(checked(where, self.columns), _limit(limit), with_common)
         names = path_list(paths)
-        pool = self.start_workers(limits, len(names))
-        hashes = hash_under(names, specs, variants=variants, sampling=sampling or ASKED, pool=pool)
+        if pool is None:
+            self._pool = self._pool or WorkerPool(limits=limits)
+        elif limits is not None:
+            raise UsageError("limits belong to the pool: give them to WorkerPool")
+        hashes = hash_under(
+            names, specs, variants=variants, sampling=sampling or ASKED, pool=pool or self._pool
+        )
         return answers.by_hashes(self.snapshot, hashes, asked, wanted, is_gathered=True)
 
-    def start_workers(self, limits: Limits | None = None, count: int = 1) -> WorkerPool:
-        """Start the processes that `query` uses, if they are not running, without waiting.
+    def warm_up(self) -> None:
+        """Load the kernels that searches use, most of a second, so that none waits for them.
 
-        They take most of a second to come up: call this early to hide it.
+        For a process that will ask more than once. Else the first searches are scans by FAISS, and
+        the one at which those have come to as much loads them.
         """
-        if self._pool is None:
-            self._pool = WorkerPool(limits=limits)
-        self._pool.start(count)
-        return self._pool
+        warm_up()
 
     def stats(self) -> dict[str, Any]:
         """Return counts and sizes, as `nearsearch info --json` prints them."""

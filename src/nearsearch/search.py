@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
+from nearsearch.plan import scan_cost
 from nearsearch.store.shard import expand_ranges
 from nearsearch.store.tombstones import contains
 
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 # many keep a call under a second, so Ctrl-C works, and bound what one call can return.
 _COMPARISONS_A_CALL: Final = 1 << 30
 _QUERIES_A_CALL: Final = 64  # of the ring: 6 ms at 10 million codes and radius 31
+_LOADING: Final = 0.7e9  # ns in which a process loads the ring's kernels and Numba, once
 _TO_SCAN: Final = 2  # state of a query that the ring leaves to the scan
 _NO_QUERIES: Final = np.empty(0, np.int64)
 _of_thread = threading.local()
+_scanned = 0.0  # ns that scans took in place of rings
 
 
 def range_search(
@@ -70,8 +74,9 @@ def range_search(
 
 def _search_codes(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Iterator[Hits]:
     """Find the code numbers of a shard within the radius, by ring or by scan, query by query."""
-    left = [_NO_QUERIES] if rows.ring is not None else [np.arange(len(codes))]
-    if rows.ring is not None:
+    has_ring = rows.ring is not None and _is_ring_worth_loading(rows, len(codes))
+    left = [_NO_QUERIES] if has_ring else [np.arange(len(codes))]
+    if has_ring:
         starts = range(0, len(codes), _QUERIES_A_CALL)
         parts = [codes[start : start + _QUERIES_A_CALL] for start in starts]
         answers = _in_threads(lambda part: _probe(rows, part, radius), parts)
@@ -85,6 +90,26 @@ def _search_codes(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Iter
         part = rest[start : start + step]
         query, number, distance = _scan(rows, codes[part], radius)
         yield part[query], number, distance
+
+
+def warm_up() -> None:
+    """Load what searches need, now instead of in one of them."""
+    import faiss  # noqa: F401
+
+    import nearsearch.kernels.ring  # noqa: F401
+
+
+def _is_ring_worth_loading(rows: CodeRows, n_queries: int) -> bool:
+    """Tell whether all scans of this process have taken as long as loading the ring's kernels.
+
+    One question of the command line is answered by a scan of 10 million codes in 20 ms; who asks
+    many loses at most once what loading takes.
+    """
+    global _scanned
+    if "nearsearch.kernels.ring" in sys.modules:
+        return True
+    _scanned += n_queries * scan_cost(*rows.codes.shape)
+    return _scanned > _LOADING
 
 
 def _in_threads(task: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[Any]:

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from nearsearch.segments import FrameMatches, find_segments
-
 if TYPE_CHECKING:
     from typing import Any
 
@@ -65,6 +63,11 @@ def _segments(
     matches: Matches, rows: Shown, spans: NDArray[np.int64], both: NDArray[np.int64]
 ) -> _Sightings:
     """Return what films share with films."""
+    if not len(both):
+        return _NONE
+    # Its kernels take most of a second to load, which only films should wait for.
+    from nearsearch.segments import FrameMatches, find_segments
+
     query, item = matches.query_index[both], rows.item[both]
     found = find_segments(
         FrameMatches(

@@ -8,6 +8,7 @@ costs the one file it was given, or the one member of an archive.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import selectors
 import signal
@@ -387,6 +388,9 @@ class _Worker:
                 status, member = facts.pop("status"), facts.pop("member", None)
             except (ValueError, KeyError, TypeError, AttributeError):
                 status = None
+            if status == "said" and not self.is_ready:
+                logging.getLogger("nearsearch").info(str(facts.get("text")))
+                continue
             if status == "ready":
                 if facts != {"version": __version__}:
                     self._fail_to_start(f"it is another nearsearch than {__version__}: {facts}")

@@ -487,6 +487,16 @@ def test_starting_up_does_not_count_as_time_of_the_file(monkeypatch):
         assert ask(pool, "1")["1"].status == "hashed"
 
 
+def test_what_a_process_says_while_it_starts_is_logged(monkeypatch, caplog):
+    said = 'import os; os.write(1, b\'{"status": "said", "text": "compiling"}\\n\')\n'
+    monkeypatch.setattr(workers, "_COMMAND", said + STAND_IN)
+    with caplog.at_level("INFO", "nearsearch"), WorkerPool(1) as pool:
+        assert ask(pool, "1")["1"].status == "hashed"
+    assert [(record.name, record.getMessage()) for record in caplog.records] == [
+        ("nearsearch", "compiling")
+    ]
+
+
 def test_a_process_started_early_may_wait_long_for_its_first_file(stand_in, monkeypatch):
     """As `query -` does, when the first path is typed minutes after the start."""
     monkeypatch.setattr(workers, "_START_SECONDS", 0.5)

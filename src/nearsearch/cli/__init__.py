@@ -7,6 +7,7 @@ done), 1 nothing found (or some files failed), 2 error.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import resource
 import sys
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _allow_many_files()
     options = argparse.Namespace()
     warnings.showwarning = _show_warning  # type: ignore[assignment]
+    _show_log()
     try:
         options = _parsed(arguments)
         for stream in (sys.stdout, sys.stderr):
@@ -97,6 +99,16 @@ def _show_warning(message: Warning | str, *_: object) -> None:
     from nearsearch.cli.output import printable
 
     sys.stderr.write(f"nearsearch: warning: {printable(str(message))}\n")
+
+
+def _show_log() -> None:
+    """Print what the library logs: why it takes long."""
+    logger = logging.getLogger("nearsearch")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("nearsearch: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _allow_many_files() -> None:

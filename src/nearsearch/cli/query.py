@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from nearsearch import Index, Matches
+    from nearsearch import Index, Matches, WorkerPool
 
 _FILES_A_CALL: Final = 64  # pictures hashed before their hits are printed
 
@@ -94,20 +94,30 @@ def register(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer all queries and print the hits."""
-    import pyarrow.compute as pc
-
-    from nearsearch import Index
-
     if not (options.files or options.code or options.digest):
         raise UsageError("nothing to ask: name a picture, -, --code HEX or --digest HEX")
     if options.format == "arrow" and sys.stdout.isatty():
         raise UsageError("--format arrow is binary: send it to a file or a program")
+    if not options.files:
+        return _ask(options, None)
+    from nearsearch import WorkerPool
+
+    with WorkerPool(limits=limits.limits_of(options)) as pool:
+        pool.start(1)  # comes up while the libraries load here
+        return _ask(options, pool)
+
+
+def _ask(options: argparse.Namespace, pool: WorkerPool | None) -> int:
+    import pyarrow.compute as pc
+
+    from nearsearch import Index
+
     columns = GROUP_COLUMNS if options.by else HIT_COLUMNS
     printer = HitPrinter(options.format, at_once="-" in options.files, columns=columns)
     tally = _Tally()
     with Index.open(options.index, generation=options.generation) as index:
         try:
-            for matches in _answers(index, options):
+            for matches in _answers(index, options, pool):
                 hits = matches.by_contribution() if options.by else matches.segments(options.limit)
                 before = tally.queries
                 tally.add(matches, hits)
@@ -127,7 +137,9 @@ def run(options: argparse.Namespace) -> int:
     return 2 if tally.failed else 0 if tally.found else 1
 
 
-def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
+def _answers(
+    index: Index, options: argparse.Namespace, pool: WorkerPool | None
+) -> Iterator[Matches]:
     asked = {
         "radius": options.radius,
         "spec": options.spec,
@@ -142,10 +154,8 @@ def _answers(index: Index, options: argparse.Namespace) -> Iterator[Matches]:
         "limit": options.limit if options.by else None,
         "variants": options.variants,
         "sampling": limits.sampling_of(options),
-        "limits": limits.limits_of(options),
+        "pool": pool,
     }
-    if options.files:
-        index.start_workers(asked_of_files["limits"])  # comes up while the libraries load here
     if options.digest:
         yield index.lookup(options.digest, where=options.where, limit=options.limit)
     if options.code:

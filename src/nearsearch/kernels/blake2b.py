@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numba import types
 
-from nearsearch.kernels.jit import kernel, readonly, writable
+from nearsearch.kernels.jit import inner, kernel, readonly, writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,7 @@ _word = types.uint64
 _messages = readonly(types.uint64, 2)
 
 
-@kernel(types.UniTuple(_word, 4)(_word, _word, _word, _word, _word, _word))
+@inner
 def _mix(
     a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64, x: np.uint64, y: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numba import types
 
-from nearsearch.kernels.jit import kernel, readonly, writable
+from nearsearch.kernels.jit import inner, kernel, readonly, writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,13 +79,10 @@ _SAME = np.float32(0.01)
 _FAR = _HALF  # scores further below the best halve the searches, and cost 1 % of the finds
 
 _i64, _f32 = types.int64, types.float32
-_cells = readonly(_f32)
-_box = writable(_i64)
-_floats = writable(_f32)
 _found = writable(_f32, 2)
 
 
-@kernel(_f32(_cells, _i64))
+@inner
 def _level(cells: NDArray[np.float32], side: int) -> np.float32:
     """Return the most common level of the outermost line of a side; -1 if few cells have it."""
     base, along = _BASE[side], _ALONG[side]
@@ -110,7 +107,7 @@ def _level(cells: NDArray[np.float32], side: int) -> np.float32:
 # --- plain borders ----------------------------------------------------------------------------
 
 
-@kernel(types.boolean(_cells, _i64, _i64, _i64, _f32, _f32))
+@inner
 def _is_plain(
     cells: NDArray[np.float32],
     at: int,
@@ -133,7 +130,7 @@ def _is_plain(
     return True
 
 
-@kernel(types.boolean(_cells, _f32, _f32))
+@inner
 def _all_around(cells: NDArray[np.float32], level: np.float32, tolerance: np.float32) -> bool:
     """Whether the outermost lines of all four sides are plain."""
     for side in range(4):
@@ -142,7 +139,7 @@ def _all_around(cells: NDArray[np.float32], level: np.float32, tolerance: np.flo
     return True
 
 
-@kernel(types.UniTuple(_i64, 2)(_cells, _box, _i64, _f32, _f32, types.boolean))
+@inner
 def _inside(
     cells: NDArray[np.float32],
     box: NDArray[np.int64],
@@ -174,7 +171,7 @@ def _inside(
     return best_begin, best_end
 
 
-@kernel(_f32(_floats, _i64, _i64, _i64))
+@inner
 def _median(starts: NDArray[np.float32], begin: int, end: int, depth: int) -> np.float32:
     """Return the median of those starts that are there; -1 if three quarters are not."""
     counts = np.zeros(_BINS, np.int64)
@@ -197,7 +194,7 @@ def _median(starts: NDArray[np.float32], begin: int, end: int, depth: int) -> np
     return np.float32(depth - 1) + np.float32(low + high) / (_FINE + _FINE)
 
 
-@kernel(types.UniTuple(_f32, 2)(_cells, _i64, _box, _f32, _f32))
+@inner
 def _edge(
     cells: NDArray[np.float32],
     side: int,
@@ -242,7 +239,7 @@ def _edge(
     return edge, np.float32(n_near) / np.float32(end - begin)
 
 
-@kernel(_f32(_cells, _f32, _f32, types.boolean, _floats))
+@inner
 def _framed(
     cells: NDArray[np.float32],
     level: np.float32,
@@ -279,7 +276,7 @@ def _framed(
 # --- blurred bars -----------------------------------------------------------------------------
 
 
-@kernel(types.UniTuple(_f32, 3)(_cells, _i64, _i64))
+@inner
 def _bends(
     cells: NDArray[np.float32], side: int, d: int
 ) -> tuple[np.float32, np.float32, np.float32]:
@@ -304,7 +301,7 @@ def _bends(
     return across_one / n, across_other / n, max(along_one, along_other) / n
 
 
-@kernel(_i64(_cells, _i64))
+@inner
 def _bars(cells: NDArray[np.float32], side: int) -> int:
     """Return the line near which blurred bars at a side and the opposite one end; 0 without."""
     bends = np.empty((_DEEPEST + 2, 3), np.float32)
@@ -326,7 +323,7 @@ def _bars(cells: NDArray[np.float32], side: int) -> int:
     return at
 
 
-@kernel(_f32(_cells, _i64, _i64))
+@inner
 def _end_of_bar(cells: NDArray[np.float32], side: int, d: int) -> np.float32:
     """Return how many lines in the picture begins, given that it does near line d.
 
@@ -349,7 +346,7 @@ def _end_of_bar(cells: NDArray[np.float32], side: int, d: int) -> np.float32:
 # --- what the hashers call --------------------------------------------------------------------
 
 
-@kernel(_i64(_found, _i64, _floats, _f32, _floats))
+@inner
 def _keep(
     out: NDArray[np.float32],
     n: int,

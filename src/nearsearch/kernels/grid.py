@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nearsearch.kernels.jit import kernel, readonly, writable
+from nearsearch.kernels.jit import inner, kernel, readonly, writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +30,6 @@ _RED, _GREEN, _BLUE = np.float32(0.299), np.float32(0.587), np.float32(0.114)
 
 _pixels = readonly(types.uint8, 2)
 _i64, _f32 = types.int64, types.float32
-_i64_out = writable(types.int64)
-_f32_out = writable(types.float32)
 _grid_out = writable(types.float32, 2)
 
 # A cell's weights are a triangle of twice its width, so a sample lies under two: the rows of the
@@ -48,7 +46,7 @@ _grid_out = writable(types.float32, 2)
 # pieces of rows are too short for memory.
 
 
-@kernel(types.void(_i64, _i64_out, _f32_out, _f32_out))
+@inner
 def _axis(
     length: int, first: NDArray[np.int64], share: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> None:
@@ -83,7 +81,7 @@ def _axis(
         weight[first[i] + 1] += _ONE - share[i]
 
 
-@kernel(types.void(_pixels, _i64, _i64, _f32, _grid_out, _i64))
+@inner
 def _luma(
     pixels: NDArray[np.uint8],
     channels: int,
@@ -104,7 +102,7 @@ def _luma(
             luma[x] = (both + np.float32(blue) * _BLUE) - base
 
 
-@kernel(types.void(_grid_out, _i64, _i64, _i64, _f32_out, _grid_out, _i64))
+@inner
 def _add(
     samples: NDArray[np.float32],
     row: int,
@@ -175,7 +173,7 @@ def _transpose_tile(
     return types.void(rows, i64, i64, columns, i64, i64), generate
 
 
-@kernel(types.void(_grid_out, _i64, _i64, _grid_out))
+@inner
 def _transpose(rows: NDArray[np.float32], left: int, n: int, columns: NDArray[np.float32]) -> None:
     """Write `n` columns of `rows`, from `left` on, as the first rows of `columns`."""
     n_rows, length, step = rows.shape[0], rows.shape[1], columns.shape[1]
@@ -188,7 +186,7 @@ def _transpose(rows: NDArray[np.float32], left: int, n: int, columns: NDArray[np
             columns[x, y] = rows[y, left + x]
 
 
-@kernel(types.void(_grid_out, _i64_out, _f32_out, _f32_out, _f32_out, _f32, _grid_out))
+@inner
 def _narrow(
     rows: NDArray[np.float32],
     first: NDArray[np.int64],

@@ -16,7 +16,7 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from nearsearch.kernels.jit import kernel, readonly, writable
+from nearsearch.kernels.jit import inner, kernel, readonly, writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +71,6 @@ _SIGNS = np.array(
 )
 
 _pixels = readonly(types.uint8, 2)
-_i64 = readonly(types.int64)
-_f32 = readonly(types.float32)
-_f32_out = writable(types.float32)
 _grid = readonly(types.float32, 2)
 _grid_out = writable(types.float32, 2)
 _code_out = writable(types.uint8)
@@ -104,7 +101,7 @@ _codes_out = writable(types.uint8, 2)
 # along columns costs 0.10 alone, 0.18 with reciprocals, which must be float64 to keep the bits.
 
 
-@kernel(types.void(_f32_out, types.int64, types.int64))
+@inner
 def _box_counts(counts: NDArray[np.float32], length: int, window: int) -> None:
     """Write how many samples each box of an axis holds, in the order in which they are complete.
 
@@ -116,14 +113,14 @@ def _box_counts(counts: NDArray[np.float32], length: int, window: int) -> None:
         counts[last] = np.float32(inside) if 0 <= last - ahead < length else _INFINITE
 
 
-@kernel(types.void(_f32_out))
+@inner
 def _clear(out: NDArray[np.float32]) -> None:
     """Write zeros."""
     for x in range(out.shape[0]):
         out[x] = _ZERO
 
 
-@kernel(types.void(_pixels, types.int64, types.int64, types.int64, _grid_out))
+@inner
 def _luma(
     pixels: NDArray[np.uint8], channels: int, top: int, left: int, out: NDArray[np.float32]
 ) -> None:
@@ -294,7 +291,7 @@ def _blur_tile(
     return types.void(luma, i64, i64, i64, i64, first, counts_across, ring, i64, *arrays), generate
 
 
-@kernel(_f32_out(types.int64))
+@inner
 def _zeros(length: int) -> NDArray[np.float32]:
     """Return zeros that begin at a cache line, so that no vector of a tile lies across two."""
     scratch = np.zeros(length + _LANES, np.float32)
@@ -302,7 +299,7 @@ def _zeros(length: int) -> NDArray[np.float32]:
     return scratch[begin : begin + length]
 
 
-@kernel(types.void(_pixels, types.int64, _grid_out))
+@inner
 def _blur_and_sample(pixels: NDArray[np.uint8], channels: int, out: NDArray[np.float32]) -> None:
     """Blur and sample the picture to `out` (64, 64).
 
@@ -387,7 +384,7 @@ def _blur_and_sample(pixels: NDArray[np.uint8], channels: int, out: NDArray[np.f
 # --- quality and code of the 64x64 picture ----------------------------------------------------
 
 
-@kernel(types.int64(_grid))
+@inner
 def _quality(luma: NDArray[np.float32]) -> int:
     """Return how much gradient the 64x64 picture has: 0 (flat) to 100."""
     total = 0
@@ -400,7 +397,7 @@ def _quality(luma: NDArray[np.float32]) -> int:
     return min(total // 90, 100)
 
 
-@kernel(types.void(_grid, _grid_out))
+@inner
 def _low_frequencies(luma: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Write the DCT coefficients of frequencies 1..16 by 1..16 of the 64x64 picture.
 
@@ -419,7 +416,7 @@ def _low_frequencies(luma: NDArray[np.float32], out: NDArray[np.float32]) -> Non
                 out[i, j] += half[i, k] * _DCT_T[k, j]
 
 
-@kernel(types.void(_grid, _code_out))
+@inner
 def _threshold(coefficients: NDArray[np.float32], code: NDArray[np.uint8]) -> None:
     """Set the bit of every coefficient above the lower median; the last coefficient's bit first.
 

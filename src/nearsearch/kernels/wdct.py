@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from nearsearch.kernels.grid import GRID
-from nearsearch.kernels.jit import kernel, readonly, writable
+from nearsearch.kernels.jit import inner, kernel, readonly, writable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,8 +81,6 @@ _grid = readonly(types.float32, 2)
 _grid_out = writable(types.float32, 2)
 _affine = readonly(types.float64)
 _code_out = writable(types.uint8)
-_i64_out = writable(types.int64)
-_f32_out = writable(types.float32)
 
 
 # --- a part of the grid to coefficients -------------------------------------------------------
@@ -95,7 +93,7 @@ _f32_out = writable(types.float32)
 # for the energy, 16 to normalise; products that are not folded 8.
 
 
-@kernel(types.void(types.float64, types.float64, _i64_out, _f32_out))
+@inner
 def _points(step: float, start: float, cell: NDArray[np.int64], share: NDArray[np.float32]) -> None:
     """Write after which cell of the grid each point of an axis lies, and the share of the next.
 
@@ -108,7 +106,7 @@ def _points(step: float, start: float, cell: NDArray[np.int64], share: NDArray[n
         share[i] = np.float32(position - cell[i])
 
 
-@kernel(types.void(_grid, _affine, _grid_out))
+@inner
 def _sample_upright(
     grid: NDArray[np.float32], place: NDArray[np.float64], out: NDArray[np.float32]
 ) -> None:
@@ -133,7 +131,7 @@ def _sample_upright(
             out[i, j] = (first + second) * _QUARTER
 
 
-@kernel(types.void(_grid, _affine, _grid_out))
+@inner
 def _sample(
     grid: NDArray[np.float32], place: NDArray[np.float64], out: NDArray[np.float32]
 ) -> None:
@@ -174,7 +172,7 @@ def _sample(
                 out[i // 2, j] = (out[i // 2, j] + (values[2 * j] + values[2 * j + 1])) * _QUARTER
 
 
-@kernel(types.void(_grid_out, types.int64, _f32_out))
+@inner
 def _nine_rows(rows: NDArray[np.float32], first: int, out: NDArray[np.float32]) -> None:
     """Write the sums of nine rows to the middle of `out`; the same if the rows are reversed."""
     r0, r1, r2, r3 = rows[first], rows[first + 1], rows[first + 2], rows[first + 3]
@@ -185,7 +183,7 @@ def _nine_rows(rows: NDArray[np.float32], first: int, out: NDArray[np.float32]) 
         sums[j] = outer + r4[j]
 
 
-@kernel(types.void(_f32_out, _f32_out))
+@inner
 def _nine_columns(row: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Write the sums of nine neighbours in a row that has four zeros at each end."""
     for j in range(_SIDE):
@@ -195,7 +193,7 @@ def _nine_columns(row: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         out[j] = outer + row[j + 4]
 
 
-@kernel(types.int64(_grid_out))
+@inner
 def _normalise(view: NDArray[np.float32]) -> int:
     """Take the local mean off the view, divide by the local deviation; return the quality.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeVar, get_args
 
-import numpy as np
-
 from nearsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -125,9 +124,9 @@ class Chooser:
             return True
         chosen = -(-start // self._interval) * self._interval < end
         if self._scenes and (chosen or start - self._last >= CUT_GAP):
-            seen = glance().astype(np.int16)
+            seen = glance().astype("int16")
             if not chosen and self._glance is not None:
-                chosen = bool(np.abs(seen - self._glance).mean() >= CUT)
+                chosen = bool(abs(seen - self._glance).mean() >= CUT)
             if chosen:
                 self._glance = seen
         if chosen:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import resource
 import select
@@ -17,7 +18,7 @@ import stat
 import sys
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from nearsearch.spec import Spec
 from nearsearch.version import __version__
@@ -35,8 +36,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a decoder prints must not look like an answer
     _limit_memory(int(sys.argv[1]))
     _end_with_parent(int(sys.argv[3]))
-    # They take most of a second to load: the time of no file.
-    from nearsearch.kernels import borders, grid, perceptual, wdct  # noqa: F401
+    _load_kernels(answers)
     from nearsearch.media.containers import Bounds
     from nearsearch.media.fingerprint import outcomes
     from nearsearch.media.sampling import Sampling
@@ -58,6 +58,29 @@ def main() -> None:
             request["path"], wanted, known=request["known"], after=request["after"]
         ):
             answers.write(json.dumps(outcome) + "\n")
+
+
+def _load_kernels(answers: IO[str]) -> None:
+    """Load all kernels now, half a second, the time of no file; pass on that they are compiled."""
+    logger, handler = logging.getLogger("nearsearch"), _PassOn()
+    handler.answers = answers
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    # Numba asks SciPy for a library of linear algebra, which no kernel needs and takes 0.2 s.
+    sys.modules["scipy"] = None  # type: ignore[assignment]
+    from nearsearch.kernels import borders, grid, perceptual, wdct  # noqa: F401
+
+    del sys.modules["scipy"]  # imagehash will want it
+    logger.removeHandler(handler)
+
+
+class _PassOn(logging.Handler):
+    """Sends what is logged to the parent."""
+
+    answers: IO[str]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.answers.write(json.dumps({"status": "said", "text": record.getMessage()}) + "\n")
 
 
 def _requests() -> Iterator[dict[str, Any]]:
