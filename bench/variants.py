@@ -1,9 +1,10 @@
 """What views cost: of hashing beside decoding, and of queries over a million pictures.
 
-    python bench/variants.py [--items 1000000] [--folder DIR] [--out FILE]
+    python bench/variants.py [--items 1000000] [--media DIR] [--folder DIR] [--out FILE]
 
 Prints tables, and writes them to a file if one is named. Times are medians; the cases of a round
-take turns. Nothing else should run on the machine.
+take turns. Drawn pictures are smooth, and so cheap to decode; with --media those of a folder are
+hashed as well. Nothing else should run on the machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import io
 import shutil
 import tempfile
 import time
+from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 
 SIZES: Final = ((256, 256), (340, 256), (640, 480), (1280, 960), (2048, 1536), (4000, 3000))
 ROUNDS: Final = 21
+MIN_SIDE: Final = 256
+TRIES: Final = 5  # of each real file; the quickest counts
 PICTURES: Final = 41
 KNOWN_VIEWS: Final = 3  # under wdct, of a picture without a border
 
@@ -89,6 +94,36 @@ def hashing() -> list[str]:
     return text
 
 
+def of_media(media: Path) -> list[str]:
+    """Compare decoding with `wdct` for the pictures of a folder whose sides are 256 or more."""
+    wdct, times = get_spec("wdct"), defaultdict(list)
+    for path in sorted(media.rglob("*")):
+        try:
+            with Image.open(path) as picture:
+                name, is_large = str(picture.format), min(picture.size) >= MIN_SIDE
+            data = path.read_bytes() if is_large else b""
+            pixels = decoded(data) if is_large else None
+        except (OSError, ValueError, ns.errors.NearsearchError):
+            continue  # not a picture
+        if pixels is not None:
+            pairs = [
+                (timed(partial(decoded, data)), timed(partial(hash_pixels, pixels, wdct)))
+                for _ in range(TRIES)
+            ]
+            times[name].append(np.min(pairs, axis=0))
+    text = ["| real files | number | wdct / decode, median | quartiles | of all time |"]
+    text.append("| --- |" + " ---: |" * 4)
+    everything = [pair for of in times.values() for pair in of]
+    for name, of in [*sorted(times.items()), ("all", everything)]:
+        decode, kernel = np.array(of).T
+        low, middle, high = 1 + np.quantile(kernel / decode, [0.25, 0.5, 0.75])
+        together = 1 + kernel.sum() / decode.sum()
+        text.append(
+            f"| {name} | {len(of)} | {middle:.2f} | {low:.2f} to {high:.2f} | {together:.2f} |"
+        )
+    return text
+
+
 def queries(folder: Path, n_items: int) -> list[str]:
     """Time queries over as many codes as that many pictures have."""
     root = folder / "million.ns"
@@ -144,12 +179,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--media", type=Path, help="a folder of real pictures")
     parser.add_argument("--folder", type=Path, help="where the index is made")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=options.folder))
     try:
-        text = [*hashing(), "", *queries(folder, options.items)]
+        text = [*hashing(), ""]
+        if options.media:
+            text += [*of_media(options.media), ""]
+        text += queries(folder, options.items)
     finally:
         shutil.rmtree(folder)
     print("\n".join(text))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # many keep a call under a second, so Ctrl-C works, and bound what one call can return.
 _COMPARISONS_A_CALL: Final = 1 << 30
 _QUERIES_A_CALL: Final = 64  # of the ring: 6 ms at 10 million codes and radius 31
+_FEWEST_A_CALL: Final = 16  # that a thread is worth: 4 ms at 3 million codes and radius 40
 _LOADING: Final = 0.7e9  # ns in which a process loads the ring's kernels and Numba, once
 _TO_SCAN: Final = 2  # state of a query that the ring leaves to the scan
 _NO_QUERIES: Final = np.empty(0, np.int64)
@@ -77,8 +78,10 @@ def _search_codes(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Iter
     has_ring = rows.ring is not None and _is_ring_worth_loading(rows, len(codes))
     left = [_NO_QUERIES] if has_ring else [np.arange(len(codes))]
     if has_ring:
-        starts = range(0, len(codes), _QUERIES_A_CALL)
-        parts = [codes[start : start + _QUERIES_A_CALL] for start in starts]
+        share = -(-len(codes) // _cores())
+        step = min(_QUERIES_A_CALL, max(_FEWEST_A_CALL, share))
+        starts = range(0, len(codes), step)
+        parts = [codes[start : start + step] for start in starts]
         answers = _in_threads(lambda part: _probe(rows, part, radius), parts)
         for start, (hits, unanswered) in zip(starts, answers, strict=True):
             yield (hits[0] + start, hits[1], hits[2]) if start else hits
@@ -117,12 +120,16 @@ def _in_threads(task: Callable[[Any], Any], parts: Sequence[Any]) -> Iterator[An
     if len(parts) < 2:
         yield from map(task, parts)
         return
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(_cores()) as pool:
         try:
             yield from pool.map(task, parts)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the calls in work only
             raise
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _probe(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> tuple[Hits, NDArray[np.int64]]:
