@@ -11,9 +11,11 @@ import lzma
 import random
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -264,6 +266,50 @@ def mutated(seed, number):
         data = mended(data)
     if rng.random() < 0.05:
         name = rng.choice(["evidence", "x.zip", "x.jpg", "x.tar", "x.gz"])
+    return f"{number:05} {name}", bytes(data)
+
+
+@cache
+def films():
+    """Name to bytes: short films in the usual containers and codecs."""
+    import av
+
+    kinds = {
+        "a.mp4": ("mp4", "libx264"),
+        "b.mov": ("mov", "mpeg4"),
+        "c.mkv": ("matroska", "libx264"),
+        "d.webm": ("webm", "libvpx-vp9"),
+        "e.avi": ("avi", "mpeg4"),
+        "f.ts": ("mpegts", "mpeg2video"),
+        "g.mpg": ("mpeg", "mpeg2video"),
+        "h.flv": ("flv", "flv"),
+        "i.wmv": ("asf", "wmv2"),
+        "j.mp4": ("mp4", "libx265"),
+    }
+    made = {}
+    for name, (container, codec) in kinds.items():
+        if codec not in av.codecs_available:
+            continue
+        with tempfile.NamedTemporaryFile() as file:
+            with av.open(file.name, "w", format=container) as output:
+                stream = output.add_stream(codec, rate=10)
+                stream.width, stream.height, stream.gop_size = 96, 64, 8
+                stream.pix_fmt = "yuv420p"
+                for number in range(24):
+                    pixels = np.roll(_pixels(ord(name[0]) + number // 8, 96, 64), number, axis=1)
+                    output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                output.mux(stream.encode(None))
+            made[name] = Path(file.name).read_bytes()
+    return made
+
+
+def mutated_film(seed, number):
+    """The film of this number: name and bytes."""
+    rng = random.Random(f"film {seed} {number}")
+    name = rng.choice(sorted(films()))
+    data = bytearray(films()[name])
+    for mutate in rng.choices(MUTATIONS, k=rng.choice([1, 1, 2, 3])):
+        data = mutate(rng, bytearray(data), films()) or bytearray(b"\0")
     return f"{number:05} {name}", bytes(data)
 
 
