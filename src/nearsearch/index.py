@@ -380,6 +380,18 @@ class Index:
         """Start the processes that `query` uses, if they are not running, without waiting.
 
         They take most of a second to come up: call this early to hide it.
+
+        Parameters
+        ----------
+        limits
+            What one file may cost; those of the first call hold as long as the index is open.
+        count
+            How many files there will be to hash: not more processes than that are started.
+
+        Raises
+        ------
+        WorkerStartError
+            The processes do not start.
         """
         if self._pool is None:
             self._pool = WorkerPool(limits=limits)
@@ -387,7 +399,7 @@ class Index:
         return self._pool
 
     def stats(self) -> dict[str, Any]:
-        """Return counts and sizes, as `nearsearch info --json` prints them."""
+        """Return counts and sizes, as ``nearsearch info --json`` prints them."""
         columns = {name: str(kind) for name, kind in self.columns.items()}
         return {**census.statistics(self.snapshot), "columns": columns}
 

@@ -47,9 +47,16 @@ _MOST_CRASHES: Final = 16  # of one archive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one file may cost."""
+    """What one file may cost; all above 0.
+
+    Raises
+    ------
+    UsageError
+        One of them is not.
+    """
 
     max_pixels: int = 200_000_000
+    """Of a picture, or a frame of a film."""
     max_bytes: int = 1 << 30
     """Of a picture, or of a file in an archive; films by themselves are not held in memory."""
     seconds: float = 60.0
