@@ -499,3 +499,27 @@ def test_what_is_blind_is_that_of_the_committed_run():
     assert len(shown) > 10
     for name, found in shown:
         assert found == measured[name.removesuffix(", all three strengths")], name
+
+
+def test_films_in_the_limits_are_those_of_the_committed_run():
+    page = " ".join((ROOT / "docs" / "limits.md").read_text().split())
+    found = {row[0]: row[3] for row in rows_of(QUALITY.with_name("films.md").read_text())[:25]}
+    for transform, said in (
+        ("still of a known film", "{} of the stills of the generated films were found"),
+        ("cut of 5 to 8 s", "cuts of 5 to 8 seconds were found in {}"),
+        ("black inserted", "Black inserted at two places: {} found"),
+    ):
+        share = found[transform].partition("%")[0]
+        assert said.format(f"{float(share):.0f} %") in page, transform
+
+
+def test_filters_that_the_page_about_commands_shows_can_be_read(prepared):
+    import nearsearch as ns
+
+    page = (ROOT / "docs" / "cli.md").read_text()
+    shown = page.partition("| form | for instance |")[2].partition("\n\n")[0]
+    filters = re.findall(r"`([^`]+)`", shown)
+    assert len(filters) >= 9
+    with ns.Index.open(prepared / "known.ns") as index:
+        for text in filters:
+            index.search(["00" * 32], where=text)
