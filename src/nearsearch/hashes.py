@@ -37,12 +37,13 @@ class View(NamedTuple):
     view: str
     """``image`` for the whole or first picture, else which it is."""
     time_ms: int | None
+    """Of a frame: when it appears, in milliseconds from the start."""
     code: str
     """In hex."""
     quality: int
     """0..100."""
     end_ms: int | None = None
-    """Of a frame of a film: when another one is shown. `time_ms` is when this one appears."""
+    """Of a frame of a film: when another one is shown, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +261,8 @@ class Hashes:
         SHA-256, MD5 and SHA-1 of each file, those that are known, as bytes.
     failures
         The files that failed or are no media, and those that were hashed in part.
+    spec
+        The spec that the codes are of.
     """
 
     codes: NDArray[np.uint8]

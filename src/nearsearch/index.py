@@ -396,7 +396,7 @@ class Index:
         warm_up()
 
     def stats(self) -> dict[str, Any]:
-        """Return counts and sizes, as `nearsearch info --json` prints them."""
+        """Return counts and sizes, as ``nearsearch info --json`` prints them."""
         columns = {name: str(kind) for name, kind in self.columns.items()}
         return {**census.statistics(self.snapshot), "columns": columns}
 

@@ -76,13 +76,13 @@ class IngestReport:
         return {**counts, "total": self.total}
 
     def add_failure(self, failure: Failure) -> None:
-        """Count one file that is skipped or failed, or take note of a damaged one."""
+        """Count a file that is skipped or failed, or note a damaged one: as `failure` says."""
         status = failure.status
         setattr(self, status, getattr(self, status) + 1)
         self.note(failure)
 
     def note(self, failure: Failure) -> None:
-        """Keep the reason."""
+        """Keep `failure`, unless there are 100,000 already."""
         if len(self.failures) < MOST_FAILURES:
             self.failures.append(failure)
 

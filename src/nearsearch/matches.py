@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 
 class Failure(NamedTuple):
-    """A file that did not become codes, or not all of it: its key, why, and at which stage."""
+    """A file that did not become codes, or not all of it.
+
+    Attributes
+    ----------
+    key
+        Its key.
+    reason
+        Why, in words.
+    stage
+        Where: ``walk``, ``read``, ``sniff``, ``decode``, ``hash``, ``worker``, ``damaged``,
+        ``archive`` or ``quality``.
+    """
 
     key: str
     reason: str
@@ -42,7 +53,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, key: str, problem: str) -> Failure:
-        """Return what is known of a file from the column ``problem`` of its member."""
+        """Return what is known of the file `key` from the column `problem` of its member."""
         stage, _, reason = problem.partition(": ")
         return cls(key, reason, stage)
 

@@ -25,7 +25,7 @@ class Spec:
     version
         Rises whenever any bit of any code can change, for whatever reason.
     profile
-        Decode profile: which pixels of a file the algorithm sees (see `PROFILES`).
+        Decode profile: which pixels of a file the algorithm sees, ``"luma-2048"`` or ``"full"``.
     """
 
     algorithm: str

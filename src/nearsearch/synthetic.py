@@ -356,13 +356,14 @@ MISSED_BY_PDQ: Final = frozenset({"crop-2", "border-5", "rotate-2", "flip"})
 
 @dataclass(frozen=True, slots=True)
 class CorpusFile:
-    """One file of a corpus, as `labels.csv` lists it."""
+    """One file of a corpus, as ``labels.csv`` lists it."""
 
     file: str
     """Path relative to the corpus, with forward slashes."""
     original: str
     """Id of the picture it shows; files that share it are matches of each other."""
     kind: str
+    """One of `KINDS`."""
     alteration: str
     """A name from `ALTERATIONS`, or `ORIGINAL` for the picture itself."""
 
@@ -377,7 +378,7 @@ def write_corpus(
     alterations: Iterable[str] = tuple(ALTERATIONS),
     on_progress: Callable[[int, int], object] | None = None,
 ) -> list[CorpusFile]:
-    """Write pictures, their altered copies and `labels.csv` into `directory`.
+    """Write pictures, their altered copies and ``labels.csv`` into `directory`.
 
     Originals go to ``originals/``, copies to ``altered/``; most are JPEG, some PNG or WebP. Half
     the pictures are leaves, a quarter each shapes and text. Existing files of the same names are
@@ -444,7 +445,11 @@ def _save(pixels: Pixels, path: Path, quality: int) -> None:
 
 
 def random_codes(n: int, bits: int, seed: int) -> NDArray[np.uint8]:
-    """Return `n` uniformly random codes, (n, bits // 8) uint8, owned by the caller."""
+    """Return `n` uniformly random codes, (n, bits // 8) uint8, owned by the caller.
+
+    The same `seed`, any non-negative integer, gives the same codes. Raises `UsageError` for an `n`
+    below 0, and `bits` that are no multiple of 8 above 0.
+    """
     if n < 0 or bits <= 0 or bits % 8:
         raise UsageError(f"cannot make {n} codes of {bits} bits: bits come in multiples of 8")
     return np.random.default_rng(seed).integers(0, 256, (n, bits // 8), np.uint8)
@@ -461,6 +466,8 @@ def plant_neighbours(
         (n, bits // 8) uint8; not changed.
     distances
         Bits to flip, 0 to all of them: one integer, or (n,) integers. Takes n * bits bytes.
+    seed
+        Any non-negative integer; the same flips the same bits.
 
     Raises
     ------

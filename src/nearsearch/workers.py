@@ -48,9 +48,16 @@ _MOST_CRASHES: Final = 16  # of one archive
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one file may cost."""
+    """What one file may cost; all above 0.
+
+    Raises
+    ------
+    UsageError
+        One of them is not.
+    """
 
     max_pixels: int = 200_000_000
+    """Of a picture, or a frame of a film."""
     max_bytes: int = 1 << 30
     """Of a picture, or of a file in an archive; films by themselves are not held in memory."""
     seconds: float = 60.0
@@ -147,7 +154,20 @@ class _Queue:
 
 
 class WorkerPool:
-    """Hashing processes, started on first use and kept until `close`. For one thread at a time."""
+    """Hashing processes, started on first use and kept until `close`. For one thread at a time.
+
+    Parameters
+    ----------
+    count
+        How many, at most; by default one a core.
+    limits
+        What one file may cost.
+
+    Raises
+    ------
+    UsageError
+        Fewer than one.
+    """
 
     def __init__(self, count: int | None = None, limits: Limits | None = None) -> None:
         if count is not None and count < 1:
@@ -192,6 +212,10 @@ class WorkerPool:
 
         Parameters
         ----------
+        requests
+            Paths, or what else is to be known of the files.
+        specs
+            Under which to hash each picture.
         digests
             Which digests to take beside SHA-256.
         views

@@ -89,10 +89,10 @@ class Writer:
             Something else stands there.
         IndexLockedError
             Another writer is at work, and still was after `wait` seconds.
-        SpecMismatchError
-            The index has other specs.
-        CorruptFileError, FormatTooNewError
-            The index is damaged or of a later version.
+        SpecMismatchError, UsageError
+            The index has other specs; `specs` names none, or one twice.
+        CorruptFileError, FormatTooNewError, FormatTooOldError
+            The index is damaged or of another version.
         """
         root = Path(path)
         wanted = None if specs is None else tuple(map(get_spec, specs))
@@ -251,7 +251,7 @@ class Writer:
         Parameters
         ----------
         codes
-            (n, bytes) uint8, or whatever `codes.as_codes` takes: hex strings, ImageHash objects.
+            (n, bytes) uint8 in hex order, hex strings, or `imagehash.ImageHash` objects.
         keys
             n strings (a sequence or an Arrow array), by default the codes in hex.
         contribution, source, labels
@@ -395,7 +395,7 @@ class Writer:
         self._switch("disable", contribution, source)
 
     def enable(self, *, contribution: str | None = None, source: str | None = None) -> None:
-        """Undo `disable`; raises `UnknownNameError` for what is not disabled."""
+        """Undo `disable` of a contribution or source; `UnknownNameError`: it is not disabled."""
         self._switch("enable", contribution, source)
 
     def _switch(self, action: str, contribution: str | None, source: str | None) -> None:
@@ -406,7 +406,7 @@ class Writer:
         self._session.transaction.switch(action, contribution, source)
 
     def merge(self, path: str | PathLike[str]) -> MergeReport:
-        """Take in what another index holds, without hashing anything again; that is only read.
+        """Take in what the index at `path` holds, without hashing again; that is only read.
 
         Members are known by contribution and key. Of two with different content the one that was
         added later stays, so that A and B merged hold the same either way, and merging again

@@ -69,7 +69,13 @@ class FrameHashes:
 
 
 class MatchPercentages(NamedTuple):
-    """Of the frames compared, the share that has a near one in the other film, 0..100."""
+    """Of the frames compared, the share that has a near one in the other film, 0..100.
+
+    Attributes
+    ----------
+    query, known
+        Of the frames of each film.
+    """
 
     query: float
     known: float
@@ -99,7 +105,7 @@ def match_percentages(
     Source: facebook/ThreatExchange, ``vpdq/README.md``, "Comparison (Matching) Algorithm", and
     ``threatexchange/extensions/vpdq/vpdq_brute_matcher.py``. Implementations differ: the C++ one
     (``matchTwoHash.cpp``) counts every frame, repeated or not, and takes distances *below* its
-    tolerance; the brute-force one drops repeats before it looks at qualities, `VPDQIndex` after,
+    tolerance; the brute-force one drops repeats before it looks at qualities, ``VPDQIndex`` after,
     as here, which does not depend on the order of frames; the brute-force one divides by zero where
     a film has no frames left.
     Which percentages are a match is the caller's to say: the README's example asks 80 % of the

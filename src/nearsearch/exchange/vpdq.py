@@ -85,6 +85,13 @@ def write_text(frames: FrameHashes, path: str | PathLike[str]) -> None:
 
     Times are rounded to milliseconds, as there.
 
+    Parameters
+    ----------
+    frames
+        The frames of one film; each has a number.
+    path
+        The file.
+
     Raises
     ------
     UsageError

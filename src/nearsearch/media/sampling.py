@@ -41,7 +41,7 @@ class Sampling:
         At least 1; of ``"interval"`` only.
     scenes
         With ``"interval"``: also a frame that differs strongly from the last one that was given.
-        Such frames come at most every `CUT_GAP`; a scene shorter than that can be missed.
+        Such frames come at most every quarter of a second; a shorter scene can be missed.
     """
 
     frames: Frames = "interval"

@@ -46,7 +46,7 @@ class Commit:
     items, members
         Living ones afterwards.
     contributions
-        The contributions it changed, at most `MOST_CONTRIBUTIONS` of them.
+        The contributions it changed, at most 16 of them.
     remark
         More about an action, for instance the generation that was gone back to.
     """

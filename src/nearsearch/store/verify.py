@@ -37,7 +37,17 @@ if TYPE_CHECKING:
 
 
 class Damage(NamedTuple):
-    """One thing that is wrong: the file, what is wrong with it, and what cannot be trusted."""
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    path
+        The file.
+    problem
+        What is wrong with it.
+    costs
+        What cannot be trusted, or is lost.
+    """
 
     path: str
     problem: str
