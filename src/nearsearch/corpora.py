@@ -224,7 +224,7 @@ class Corpus:
         rows = np.empty(count, np.int64)
         for number, block in enumerate(chosen):
             mine = slice(number, count, len(chosen))
-            made, kinds = self._block(block, min(BLOCK, self.n - block * BLOCK))
+            made, kinds = self._made(block * BLOCK, min(self.n, (block + 1) * BLOCK))
             usable = np.flatnonzero(kinds != kernels.BLANK)
             if not len(usable):
                 raise UsageError(f"queries: block {block} of the corpus has only blank rows")
@@ -251,26 +251,38 @@ class Corpus:
         )
 
     def _made(self, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        codes, kinds = np.empty((stop - start, 32), np.uint8), np.empty(stop - start, np.uint8)
+        """Return codes and kinds of a range of rows."""
+        codes = np.empty((stop - start, 4), np.uint64)
+        kinds = np.empty(stop - start, np.uint8)
+        room = np.empty((2, min(BLOCK, stop), 4), np.uint64)  # pages of new arrays are dear
         for block, low, high in _by_block(start, stop):
-            made = self._block(block, high)
             place = slice(block * BLOCK + low - start, block * BLOCK + high - start)
-            codes[place], kinds[place] = made[0][low:], made[1][low:]
-        return codes, kinds
+            if low == 0:
+                self._make_block(block, codes[place], kinds[place], room[0])
+            else:
+                made, made_kinds = room[1, :high], np.empty(high, np.uint8)
+                self._make_block(block, made, made_kinds, room[0])
+                codes[place], kinds[place] = made[low:], made_kinds[low:]
+        return codes.view(np.uint8), kinds
 
-    def _block(self, block: int, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return codes and kinds of the first `size` rows of a block."""
-        codes = draw(load_fit(), _key(self.seed, "new", block), size, layouts())
-        kinds = np.empty(size, np.uint8)
-        octaves = _octaves(self.n * (self.duplicates + self.near))
+    def _make_block(
+        self,
+        block: int,
+        codes: NDArray[np.uint64],
+        kinds: NDArray[np.uint8],
+        room: NDArray[np.uint64],
+    ) -> None:
+        """Make the first rows of a block, as many as `codes` has; new ones are drawn in `room`."""
         exact, near, blank = (
             np.uint64(round(share * (1 << 32)))
             for share in (self.duplicates, self.near, self.blanks)
         )
+        octaves = _octaves(self.n * (self.duplicates + self.near))
+        key = _key(self.seed, "kinds", block)
+        new = room[: kernels.choose(key, exact, near, blank, kinds)]
+        draw_into(new, load_fit(), _key(self.seed, "new", block), layouts())
         shared = _shared(self.seed, octaves), _blank(self.seed)
-        key = _key(self.seed, "repeats", block)
-        kernels.repeat(key, exact, near, blank, octaves, *shared, codes, kinds)
-        return codes.view(np.uint8), kinds
+        kernels.arrange(key, octaves, *shared, new, kinds, codes)
 
     def _edges(self, block: int) -> NDArray[np.int64]:
         """Return where the contributions of a block begin, and where the last ends."""
@@ -316,14 +328,20 @@ def _check_share(name: str, value: Any) -> None:
 
 def draw(fit: Fit, key: np.uint64, count: int, shared: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return `count` new codes as (count, 4) uint64, the first of however many `key` stands for."""
-    n_tiles = -(-count // kernels.TILE)
-    out = np.empty((n_tiles * kernels.TILE, 4), np.uint64)
+    codes = np.empty((count, 4), np.uint64)
+    draw_into(codes, fit, key, shared)
+    return codes
+
+
+def draw_into(
+    codes: NDArray[np.uint64], fit: Fit, key: np.uint64, shared: NDArray[np.uint64]
+) -> None:
+    """Fill `codes` as `draw` does."""
     noise = np.empty(kernels.BITS * kernels.TILE // 8, np.uint64)
     by_bit = noise.view(np.uint8).reshape(kernels.BITS, kernels.TILE)
     packed = np.empty((kernels.BITS // 8, kernels.TILE), np.uint8)
     numbers = fit.base, fit.parents, fit.weights, shared
-    kernels.draw(key, *numbers, noise, by_bit, packed, out)
-    return out[:count]
+    kernels.draw(key, *numbers, noise, by_bit, packed, codes)
 
 
 def draw_layouts(fit: Fit) -> NDArray[np.uint64]:

@@ -165,9 +165,9 @@ def draw(
     the bits of these are those that depend on each other most. No code takes more than 8 columns:
     else, in a billion codes, some without relation would come within 31 bits.
 
-    Requires: parents[i] < i, or weight 0; every partial sum fits 16 bits; out has a multiple of 64
-    rows; the number of layouts is a power of 2, or 0 for none; noise has 2048 words and noise_bytes
-    (256, 64) is the same memory; packed is (32, 64). Unchecked here.
+    Requires: parents[i] < i, or weight 0; every partial sum fits 16 bits; the number of
+    layouts is a power of 2, or 0 for none; noise has 2048 words and noise_bytes (256, 64) is the
+    same memory; packed is (32, 64). Unchecked here.
     Order: the first rows follow from key, whatever the number of rows.
     Cost: 256 * 8 products and 256 random bytes a code; time in `data/synthetic/README.md`.
     """
@@ -178,7 +178,7 @@ def draw(
     sums = np.zeros(TILE, np.int16)
     words = np.empty((4, TILE), np.uint64)
     n_layouts = np.uint64(layouts.shape[0])
-    for tile in range(out.shape[0] // TILE):
+    for tile in range((out.shape[0] + TILE - 1) // TILE):
         fill(state, noise)
         for i in range(BITS):
             for half in range(0, PARENTS, 4):
@@ -244,7 +244,7 @@ def draw(
                     | (np.uint64(p2[lane]) << np.uint64(48))
                     | (np.uint64(p3[lane]) << np.uint64(56))
                 )
-        for lane in range(TILE):
+        for lane in range(min(TILE, out.shape[0] - tile * TILE)):
             row = tile * TILE + lane
             own += _GOLDEN
             z = mix(own)
@@ -304,48 +304,72 @@ def swap(key: np.uint64, codes: NDArray[np.uint64], row: int, turned: NDArray[np
         clear_left -= int(takes_clear)
 
 
+@kernel(_i64(_u64, _u64, _u64, _u64, writable(types.uint8)))
+def choose(
+    key: np.uint64, exact: np.uint64, near: np.uint64, blank: np.uint64, kinds: NDArray[np.uint8]
+) -> int:
+    """Say what the rows of a block are; return how many are `NEW`.
+
+    Requires: `exact`, `near`, `blank` are shares in 2**-32 and sum to 2**32 at most. Unchecked.
+    Order: kinds[row], `NEW`, `EXACT`, `NEAR` or `BLANK`, follows from key, row and the shares.
+    """
+    n_new = 0
+    for row in range(kinds.shape[0]):
+        chance = mix(key + np.uint64(row + 1) * _GOLDEN) >> np.uint64(32)
+        kind = NEW
+        if chance < blank:
+            kind = BLANK
+        elif chance < blank + exact:
+            kind = EXACT
+        elif chance < blank + exact + near:
+            kind = NEAR
+        kinds[row] = kind
+        n_new += int(kind == NEW)
+    return n_new
+
+
 @kernel(
     types.void(
-        _u64, _u64, _u64, _u64, _i64,
-        readonly(_u64, 2), readonly(_u64, 2), writable(_u64, 2), writable(types.uint8),
+        _u64, _i64, readonly(_u64, 2), readonly(_u64, 2), readonly(_u64, 2), readonly(types.uint8),
+        writable(_u64, 2),
     )
 )  # fmt: skip
-def repeat(
+def arrange(
     key: np.uint64,
-    exact: np.uint64,
-    near: np.uint64,
-    blank: np.uint64,
     octaves: int,
     pool: NDArray[np.uint64],
     blanks: NDArray[np.uint64],
-    codes: NDArray[np.uint64],
+    new: NDArray[np.uint64],
     kinds: NDArray[np.uint8],
+    codes: NDArray[np.uint64],
 ) -> None:
-    """Make some rows of a block repeats: of an earlier row of it, of a code of `pool`, or blank.
+    """Fill a block: new codes in their order, repeats of an earlier row or of the pool, blanks.
 
     Half of the repeats take a row before them, any of them equally often (copies are copied too);
     the others take a code of the pool: one of `octaves` octaves of it, 16, 32, 64 ... codes long,
     each equally often, and of these any. So the m-th code of the pool comes about 1/m as often.
+    Where the row before is blank, the pool is taken.
 
-    Requires: `exact`, `near`, `blank` are shares in 2**-32 and sum to 2**32 at most; the pool holds
+    Requires: key and kinds as with `choose`; new has as many rows as it returned; the pool holds
     16 * (2**octaves - 1) codes; blanks a power of 2. Unchecked here.
-    Order: row by row; a row depends on those before it in the block only. kinds[row] gets `NEW`,
-    `EXACT`, `NEAR` or `BLANK`.
+    Order: row by row; a row depends on those before it in the block only.
     """
     n_blanks = np.uint64(blanks.shape[0])
     turned = np.empty(4, np.uint64)
+    n_new = 0
     for row in range(codes.shape[0]):
+        kind = kinds[row]
+        if kind == NEW:
+            for k in range(4):
+                codes[row, k] = new[n_new, k]
+            n_new += 1
+            continue
         own = mix(key + np.uint64(row + 1) * _GOLDEN)
-        chance = own >> np.uint64(32)
-        if chance < blank:
-            # The smaller of two: the first of 8 come a quarter of the time, the last 1 in 64.
+        if kind == BLANK:
+            # The smaller of two: the first of 8 comes a quarter of the time, the last 1 in 64.
             one, two = own & (n_blanks - _ONE), (own >> np.uint64(16)) & (n_blanks - _ONE)
             for k in range(4):
                 codes[row, k] = blanks[np.int64(min(one, two)), k]
-            kinds[row] = BLANK
-            continue
-        if chance >= blank + exact + near:
-            kinds[row] = NEW
             continue
         z = mix(own + _GOLDEN)
         part = (z >> np.uint64(32)) & np.uint64(0x7FFFFFFF)
@@ -356,10 +380,8 @@ def repeat(
         else:
             octave = np.int64(((z & np.uint64(0xFFFF)) * np.uint64(octaves)) >> np.uint64(16))
             size = 16 << octave
-            place = np.int64(mix(z) & np.uint64(size - 1))
+            place = size - 16 + np.int64(mix(z) & np.uint64(size - 1))
             for k in range(4):
-                codes[row, k] = pool[size - 16 + place, k]
-        kinds[row] = EXACT
-        if chance >= blank + exact:
-            kinds[row] = NEAR
+                codes[row, k] = pool[place, k]
+        if kind == NEAR:
             swap(z, codes, row, turned)

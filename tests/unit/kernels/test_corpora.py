@@ -155,11 +155,11 @@ def test_draw(n_layouts):
 def test_draw_gives_the_same_first_rows_whatever_the_number():
     base = np.full(256, 8192, np.int16)
     parents, weights = np.zeros((256, 8), np.uint8), np.zeros((256, 8), np.int16)
-    parts = [np.empty((n, 4), np.uint64) for n in (0, 64, 192)]
-    for out in parts:
+    parts = [np.empty((n, 4), np.uint64) for n in (0, 1, 63, 64, 65, 192)]
+    for out in reversed(parts):
         kernels.draw(np.uint64(5), base, parents, weights, NO_LAYOUTS, *scratch(), out)
-    np.testing.assert_array_equal(parts[1], parts[2][:64])
-    assert len(np.unique(parts[2], axis=0)) == 192
+        np.testing.assert_array_equal(out, parts[-1][: len(out)])
+    assert len(np.unique(parts[-1], axis=0)) == 192
 
 
 def test_swap():
@@ -177,21 +177,22 @@ def test_swap():
 
 @given(KEYS, st.integers(1, 3), st.sampled_from([(0, 0, 0), (1, 0, 0), (0.3, 0.3, 0.1), (0, 1, 0)]))
 @settings(deadline=None, max_examples=20)
-def test_repeat(key, octaves, shares):
+def test_choose_and_arrange(key, octaves, shares):
     exact, near, blank = (np.uint64(round(share * 2**32)) for share in shares)
     pool, blanks = some_codes(16 * (2**octaves - 1), 1), some_codes(8, 2)
-    codes, kinds = some_codes(400, 3), np.empty(400, np.uint8)
-    new = codes.copy()
-    kernels.repeat(np.uint64(key), exact, near, blank, octaves, pool, blanks, codes, kinds)
+    codes, kinds = np.empty((400, 4), np.uint64), np.empty(400, np.uint8)
+    n_new = kernels.choose(np.uint64(key), exact, near, blank, kinds)
+    assert n_new == (kinds == kernels.NEW).sum()
+    new = some_codes(n_new, 3)
+    kernels.arrange(np.uint64(key), octaves, pool, blanks, new, kinds, codes)
+    np.testing.assert_array_equal(codes[kinds == kernels.NEW], new)
     for row, kind in enumerate(kinds):
         nearest = min(weight(np.concatenate([pool, codes[:row]]) ^ codes[row]))
-        if kind == kernels.NEW:
-            assert (codes[row] == new[row]).all()
-        elif kind == kernels.BLANK:
+        if kind == kernels.BLANK:
             assert (codes[row] == blanks).all(axis=1).any()
         elif kind == kernels.EXACT:
             assert nearest == 0
-        else:
+        elif kind == kernels.NEAR:
             assert nearest <= 64
     got = np.bincount(kinds, minlength=4) / len(kinds)
     for kind, share in zip((kernels.EXACT, kernels.NEAR, kernels.BLANK), shares, strict=True):
