@@ -30,6 +30,7 @@ import pyarrow as pa
 import rivals
 
 import nearsearch as ns
+from nearsearch.corpora import Corpus
 from nearsearch.synthetic import plant_neighbours, random_codes
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HERE: Final = Path(__file__).parent
-FIT: Final = HERE / "pdq_fit.npz"
 RADII: Final = (0, 8, 16, 24, 31, 40, 48, 64)
 CHUNK: Final = 1_000_000
 N_OURS, N_RIVAL, N_BATCH = 400, 15, 10_000
@@ -62,11 +62,13 @@ print(imported - start, opened - imported, asked - opened)
 def make_codes(kind: str, n: int) -> Iterator[NDArray[np.uint8]]:
     """Yield codes in chunks.
 
-    Uniform; `fitted`, correlated as real PDQ codes are; `duplicates`, a tenth in ten codes;
-    `templates`, half of which agree in their first 96 bits.
+    Uniform; `fitted`, spread as real PDQ codes are, without repeats; `duplicates`, a tenth in ten
+    codes; `templates`, half of which agree in their first 96 bits.
     """
-    fit = np.load(FIT)
-    factor, threshold = fit["factor"].astype(np.float32), fit["threshold"].astype(np.float32)
+    if kind == "fitted":
+        for _, codes in Corpus(n, seed=3, duplicates=0, near=0, blanks=0).blocks(CHUNK):
+            yield codes
+        return
     heavy = random_codes(10, 256, 2)
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
@@ -76,10 +78,6 @@ def make_codes(kind: str, n: int) -> Iterator[NDArray[np.uint8]]:
             codes[rng.permutation(count)[: count // 10]] = heavy[rng.integers(0, 10, count // 10)]
         elif kind == "templates":
             codes[::2, :12] = heavy[0, :12]
-        elif kind == "fitted":
-            for first in range(0, count, 100_000):
-                drawn = rng.standard_normal((min(100_000, count - first), 256), np.float32)
-                codes[first : first + 100_000] = np.packbits(drawn @ factor.T > threshold, axis=1)
         yield codes
 
 

@@ -18,6 +18,7 @@ FLOORS = [
         "kernels.blake2b",
         "kernels.borders",
         "kernels.chains",
+        "kernels.corpora",
         "kernels.grid",
         "kernels.keys",
         "kernels.perceptual",
@@ -102,6 +103,7 @@ FLOORS = [
         "writer",
         "index",
         "synthetic",
+        "corpora",
     ],
     [
         "",
@@ -133,6 +135,7 @@ HOMES = {
         "kernels.blake2b",
         "kernels.borders",
         "kernels.chains",
+        "kernels.corpora",
         "kernels.grid",
         "kernels.keys",
         "kernels.perceptual",
