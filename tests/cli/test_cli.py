@@ -1076,3 +1076,18 @@ def test_ctrl_c_in_a_query(small_index, start_cli, processes):
     assert err.decode().splitlines()[-1] == "nearsearch: interrupted"
     assert b"Traceback" not in err
     assert processes(process.pid) == []
+
+
+def test_hits_of_long_files_are_not_held_back_by_many(tmp_path, monkeypatch):
+    from nearsearch.cli import query
+
+    monkeypatch.setattr(query.os, "sched_getaffinity", lambda _: {0, 1})
+    names = [str(tmp_path / str(number)) for number in range(150)]
+    for name in names:
+        Path(name).touch()
+    assert [len(call) for call in query._calls(names)] == [64, 64, 22]
+    os.truncate(names[1], query._BYTES_A_CALL + 1)
+    calls = list(query._calls(["nowhere", "\0", *names]))
+    assert [len(call) for call in calls] == [4, 64, 64, 20]
+    assert [name for call in calls for name in call] == ["nowhere", "\0", *names]
+    assert list(query._calls([])) == []

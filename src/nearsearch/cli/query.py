@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from itertools import islice
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from nearsearch.cli import limits
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
     from nearsearch import Index, Matches, WorkerPool
 
-_FILES_A_CALL: Final = 64  # pictures hashed before their hits are printed
+_FILES_A_CALL: Final = 64  # hashed before their hits are printed; fewer if
+_BYTES_A_CALL: Final = 64 << 20  # they are longer, as films are
 
 
 def register(commands: Any) -> None:
@@ -165,9 +168,22 @@ def _answers(
             for line in sys.stdin.buffer:
                 if name := line.rstrip(b"\r\n"):
                     yield index.query([name], **asked_of_files)
-    named = iter(path for path in options.files if path != "-")
-    while paths := list(islice(named, _FILES_A_CALL)):
+    for paths in _calls([path for path in options.files if path != "-"]):
         yield index.query(paths, **asked_of_files)
+
+
+def _calls(paths: list[str]) -> Iterator[list[str]]:
+    """Share files out so that hits are printed soon, but no process waits for another."""
+    cores, call, size = len(os.sched_getaffinity(0)), list[str](), 0
+    for path in paths:
+        call.append(path)
+        with suppress(OSError, ValueError):  # what cannot be read is told when it is
+            size += Path(path).stat().st_size
+        if len(call) == _FILES_A_CALL or (len(call) >= cores and size > _BYTES_A_CALL):
+            yield call
+            call, size = [], 0
+    if call:
+        yield call
 
 
 def _count(hits: pa.Table) -> int:

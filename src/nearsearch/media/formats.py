@@ -81,7 +81,7 @@ def check_readable(data: bytes) -> tuple[str, str]:
         raise NotMediaError("no known picture format" if data else "empty file")
     plugin = _PLUGINS[name]
     if is_film(name):
-        raise NotMediaError(f"video ({name}) is not read by this version")
+        raise NotMediaError(f"a film ({name}), not a picture")
     for load_plugins in (Image.preinit, Image.init):  # the common ones first; all take longer
         if plugin not in Image.OPEN:
             load_plugins()

@@ -178,8 +178,8 @@ def test_sniff_reads_only_the_first_bytes(head: bytes, name: str | None) -> None
     [
         (b"", "empty file"),
         (b"just text", "no known picture format"),
-        (FTYP + b"isom", "video (MP4) is not read by this version"),
-        (b"\x1a\x45\xdf\xa3", "video (MKV) is not read by this version"),
+        (FTYP + b"isom", "a film (MP4), not a picture"),
+        (b"\x1a\x45\xdf\xa3", "a film (MKV), not a picture"),
     ],
 )
 def test_files_that_are_no_picture_are_skipped(data: bytes, reason: str) -> None:
