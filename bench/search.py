@@ -133,6 +133,7 @@ def measure(kind: str, n: int) -> list[dict[str, Any]]:
     try:
         facts = {"kind": kind, "codes": n, **build(root, kind, n)}
         with ns.Index.open(root) as index:
+            index.warm_up()
             (part,) = [shard.codes["pdq"] for shard in index.snapshot.shards]
             held = part.codes.nbytes
             if part.ring is not None:
