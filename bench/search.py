@@ -11,7 +11,6 @@ and kinds stays.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import shutil
@@ -28,6 +27,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import rivals
+from measures import cpu_name, drop_cached, read_csv, write_csv
 
 import nearsearch as ns
 from nearsearch.synthetic import plant_neighbours, random_codes
@@ -35,6 +35,7 @@ from nearsearch.synthetic import plant_neighbours, random_codes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.random import Generator
     from numpy.typing import NDArray
 
 HERE: Final = Path(__file__).parent
@@ -65,8 +66,6 @@ def make_codes(kind: str, n: int) -> Iterator[NDArray[np.uint8]]:
     Uniform; `fitted`, correlated as real PDQ codes are; `duplicates`, a tenth in ten codes;
     `templates`, half of which agree in their first 96 bits.
     """
-    fit = np.load(FIT)
-    factor, threshold = fit["factor"].astype(np.float32), fit["threshold"].astype(np.float32)
     heavy = random_codes(10, 256, 2)
     for start in range(0, n, CHUNK):
         count = min(CHUNK, n - start)
@@ -77,10 +76,19 @@ def make_codes(kind: str, n: int) -> Iterator[NDArray[np.uint8]]:
         elif kind == "templates":
             codes[::2, :12] = heavy[0, :12]
         elif kind == "fitted":
-            for first in range(0, count, 100_000):
-                drawn = rng.standard_normal((min(100_000, count - first), 256), np.float32)
-                codes[first : first + 100_000] = np.packbits(drawn @ factor.T > threshold, axis=1)
+            codes = fitted_codes(rng, count)
         yield codes
+
+
+def fitted_codes(rng: Generator, count: int) -> NDArray[np.uint8]:
+    """Draw codes with the bit means and correlations of real PDQ codes."""
+    fit = np.load(FIT)
+    factor, threshold = fit["factor"].astype(np.float32), fit["threshold"].astype(np.float32)
+    codes = np.empty((count, 32), np.uint8)
+    for first in range(0, count, 100_000):
+        drawn = rng.standard_normal((min(100_000, count - first), 256), np.float32)
+        codes[first : first + 100_000] = np.packbits(drawn @ factor.T > threshold, axis=1)
+    return codes
 
 
 def build(root: Path, kind: str, n: int) -> dict[str, Any]:
@@ -112,12 +120,8 @@ def start_up(root: Path, query: str) -> dict[str, Any]:
     for state in ("warm", "cold"):
         found = []
         for _ in range(5):
-            for path in root.rglob("*") if state == "cold" else ():
-                if path.is_file():
-                    handle = os.open(path, os.O_RDONLY)
-                    os.fsync(handle)
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                    os.close(handle)
+            if state == "cold":
+                drop_cached(root)
             command = [sys.executable, "-c", COLD, str(root), query]
             ran = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append([1e3 * float(word) for word in ran.stdout.split()])
@@ -301,15 +305,7 @@ gave were equal: distances of the distinct codes found.
 def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write the CSV, the tables and the plot."""
     out.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with (out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    cpu = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":")[1].strip()
+    write_csv(out / "results.csv", rows)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((str(row["kind"]), int(row["codes"])), []).append(row)
@@ -320,7 +316,8 @@ def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
     lines = [
         f"# Exact search, {datetime.now(UTC):%Y-%m-%d}",
         "",
-        f"`python bench/search.py --codes N --kinds KIND` on {os.cpu_count()} cores of {cpu},",
+        f"`python bench/search.py --codes N --kinds KIND` on {os.cpu_count()} cores of "
+        f"{cpu_name()},",
         f"{platform.system()}, Python {platform.python_version()}, FAISS {faiss.__version__}, "
         f"nearsearch {ns.__version__}.",
         "",
@@ -401,8 +398,7 @@ def main() -> None:
     options = parser.parse_args()
     old: list[dict[str, Any]] = []
     if (options.out / "results.csv").exists():
-        with (options.out / "results.csv").open(newline="") as file:
-            old = list(csv.DictReader(file))
+        old = list(read_csv(options.out / "results.csv"))
     for kind in options.kinds:
         for n in map(int, options.codes):
             rows = measure(kind, n)
