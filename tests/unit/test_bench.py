@@ -12,8 +12,10 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,7 @@ sys.path.insert(0, str(BENCH))  # its scripts know each other by bare names
 try:
     import figures
     import measures
+    import scenario
     import scenario_data
     import scenario_tables
     import suites
@@ -302,6 +305,15 @@ def test_plan_of_commits():
     assert sum(name.startswith("case-") for name in names) == 350  # in the index before
     assert firsts[0] == 1000
     assert np.diff(firsts).min() >= 2
+
+
+def test_an_item_is_missed_unless_it_is_found_at_its_distance():
+    table = pa.table({"query_index": [0, 1, 1], "key": ["r7", "r8", "r5"], "distance": [3, 2, 9]})
+    matches = SimpleNamespace(held_out=np.array([0, 0, 4]))
+    wanted = np.array([7, 8, 9])
+    assert scenario.misses(matches, table, wanted, np.array([3, 2, 1])) == (0, 1)
+    assert scenario.misses(matches, table, wanted, 3) == (1, 1)
+    assert scenario.misses(matches, table, np.array([7, 1]), np.array([3, 2])) == (1, 0)
 
 
 def query_row(kind, phase, search_ms, wrong=0):
