@@ -207,15 +207,16 @@ def environment() -> dict[str, Any]:
 def commit() -> str:
     """Return the commit that is checked out, and whether something was changed since."""
 
+    if shutil.which("git") is None:
+        return ""
+
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    try:
-        name = git("rev-parse", "--short=12", "HEAD")
-        return f"{name}, with changes" if name and git("status", "--porcelain") else name
-    except OSError:
-        return ""
+    name = git("rev-parse", "--short=12", "HEAD")
+    is_changed = name and git("status", "--porcelain", ".", ":!bench/results")
+    return f"{name}, with changes" if is_changed else name
 
 
 # --- the run ------------------------------------------------------------------------------------
