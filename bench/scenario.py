@@ -27,6 +27,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -264,10 +265,10 @@ def run(folder: Path, plan: Plan) -> dict[str, list[Row]]:
     )
     before = disk_bytes(root)
     readers = [
-        processes.Process(target=read, args=(root, plan, shared, number))
+        processes.Process(target=read, args=(root, plan, shared, number), daemon=True)
         for number in range(plan.readers + plan.watchers)
     ]
-    writer = processes.Process(target=write, args=(root, plan, shared))
+    writer = processes.Process(target=write, args=(root, plan, shared), daemon=True)
     for process in readers:
         process.start()
     for _ in readers:
@@ -280,13 +281,13 @@ def run(folder: Path, plan: Plan) -> dict[str, list[Row]]:
     shared.phase.value = 1
     begun = time.monotonic()
     writer.start()
-    results = [shared.results.get()]  # of the writer, unless a reader failed
+    results = [handed_in(shared, [*readers, writer])]  # of the writer, unless a reader failed
     wrote = time.monotonic() - begun
     busy.append(_busy())
     load.append(os.getloadavg()[0])
     time.sleep(1)  # for the last commit to be found
     shared.over.set()
-    results += [shared.results.get() for _ in readers]
+    results += [handed_in(shared, [*readers, writer]) for _ in readers]
     for process in (*readers, writer):
         process.join()
     return collect(root, plan, codes["incoming"], results, shared, origin) | {
@@ -305,6 +306,16 @@ def run(folder: Path, plan: Plan) -> dict[str, list[Row]]:
             figure("files before", "", before[0]),
         ]
     }
+
+
+def handed_in(shared: Shared, processes: list[Any]) -> Any:
+    """Wait for what the next process hands in; one that was killed never will."""
+    while True:
+        try:
+            return shared.results.get(timeout=5)
+        except Empty:
+            killed = [process.exitcode for process in processes if process.exitcode]
+            assert not killed, f"processes ended with {killed}"
 
 
 def _busy() -> tuple[float, float]:
