@@ -213,6 +213,7 @@ def search(folder: Path, known: str, query: str, count: int, rounds: int) -> lis
             print(f", {built:.0f} s")
         size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
         with ns.Index.open(root / "i.ns") as index:
+            index.warm_up()
             note = f"{count:,} codes, {size / 1e9:.2f} GB, built in {built:.0f} s"
             rows = _searched(index, str(folder / query), rounds)
         return [*rows, {"what": "index of synthetic codes", "note": note}]

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from measures import disk_bytes, quantiles
 
 import nearsearch as ns
 from nearsearch.synthetic import plant_neighbours, random_codes
@@ -37,19 +38,6 @@ MOST_CODES: Final = 20  # of a commit
 NEW_CONTRIBUTIONS: Final = 265 / 615  # of the commits; the others add to one that is there
 NEAR: Final = 8  # bits between a query and the code it is to find
 N_QUERIES: Final = 2000
-
-
-def quantiles(name: str, seconds: Any) -> dict[str, float]:
-    """Return median, 99th percentile and maximum, in milliseconds."""
-    found = 1e3 * np.quantile(np.asarray(seconds, float), [0.5, 0.99, 1])
-    names = (f"{name}_p50_ms", f"{name}_p99_ms", f"{name}_max_ms")
-    return dict(zip(names, found.round(2).tolist(), strict=True))
-
-
-def disk_bytes(root: Path) -> tuple[int, int]:
-    """Return how many files there are, and the bytes they take on the disk."""
-    sizes = [512 * path.stat().st_blocks for path in root.rglob("*") if path.is_file()]
-    return len(sizes), sum(sizes)
 
 
 # --- many readers and one writer ----------------------------------------------------------------
@@ -77,6 +65,7 @@ def read(root: Path, number: int, commits: int, start: int, shared: tuple[Any, .
     awaited, errors = 0, ""  # the first commit that was not found yet
     try:
         with ns.Index.open(root) as index:
+            index.warm_up()
             index.search(queries[0], RADIUS)
             ready.release()
             while not stop.is_set():
@@ -189,6 +178,7 @@ def loop(folder: Path, commits: int, reopen: bool) -> dict[str, Any]:
     queries = plant_neighbours(codes[np.arange(N_QUERIES) % commits], NEAR, 6)
     times: dict[Path, list[float]] = {one: [], many: []}
     with ns.Index.open(one) as single, ns.Index.open(many) as index:
+        index.warm_up()
         for query in queries:
             distances = []
             for root, opened in ((one, single), (many, index)):

@@ -11,7 +11,6 @@ and kinds stays.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import platform
 import shutil
@@ -28,6 +27,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 import rivals
+from measures import cpu_name, drop_cached, read_csv, write_csv
 
 import nearsearch as ns
 from nearsearch.corpora import Corpus
@@ -110,12 +110,8 @@ def start_up(root: Path, query: str) -> dict[str, Any]:
     for state in ("warm", "cold"):
         found = []
         for _ in range(5):
-            for path in root.rglob("*") if state == "cold" else ():
-                if path.is_file():
-                    handle = os.open(path, os.O_RDONLY)
-                    os.fsync(handle)
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                    os.close(handle)
+            if state == "cold":
+                drop_cached(root)
             command = [sys.executable, "-c", COLD, str(root), query]
             ran = subprocess.run(command, check=True, capture_output=True, text=True)
             found.append([1e3 * float(word) for word in ran.stdout.split()])
@@ -300,15 +296,7 @@ gave were equal: distances of the distinct codes found.
 def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
     """Write the CSV, the tables and the plot."""
     out.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with (out / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    cpu = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.split(":")[1].strip()
+    write_csv(out / "results.csv", rows)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((str(row["kind"]), int(row["codes"])), []).append(row)
@@ -319,7 +307,8 @@ def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
     lines = [
         f"# Exact search, {datetime.now(UTC):%Y-%m-%d}",
         "",
-        f"`python bench/search.py --codes N --kinds KIND` on {os.cpu_count()} cores of {cpu},",
+        f"`python bench/search.py --codes N --kinds KIND` on {os.cpu_count()} cores of "
+        f"{cpu_name()},",
         f"{platform.system()}, Python {platform.python_version()}, FAISS {faiss.__version__}, "
         f"nearsearch {ns.__version__}.",
         "",
@@ -400,8 +389,7 @@ def main() -> None:
     options = parser.parse_args()
     old: list[dict[str, Any]] = []
     if (options.out / "results.csv").exists():
-        with (options.out / "results.csv").open(newline="") as file:
-            old = list(csv.DictReader(file))
+        old = list(read_csv(options.out / "results.csv"))
     for kind in options.kinds:
         for n in map(int, options.codes):
             rows = measure(kind, n)

@@ -65,6 +65,7 @@ def corpus(
     distances = np.arange(QUERIES) % (FARTHEST + 1)
     queries = plant_neighbours(codes[:: size // QUERIES][:QUERIES], distances, seed=1)
     with Index.open(root) as index:
+        index.warm_up()
         assert index.stats()["specs"]["pdq"]["codes"] == size
         yield Corpus(codes, index, flat, queries, distances)
 
