@@ -3,7 +3,7 @@
     python -m bench                              # every suite, quick
     python -m bench --scale usual --suites search,store
     python -m bench --list
-    python -m bench --tables bench/results/DIR   # summary.md again, from the raw files
+    python -m bench --tables bench/results/DIR   # tables and plots again, from raw files
     python -m bench --compare OLD NEW            # two folders of results
 
 Results go to `bench/results/<date>-<machine>/`: `environment.json`, `summary.md`, and a folder of
@@ -24,7 +24,7 @@ import figures
 import scenario_tables
 import suites
 from ingest_tables import table
-from measures import cpu_name
+from measures import cpu_name, read_csv
 
 
 def chosen(text: str) -> list[str]:
@@ -61,6 +61,20 @@ def compare(old: Path, new: Path) -> str:
     return table(rows) + f"\n{len(rows)} figures, {beyond} beyond noise\n"
 
 
+def draw_again(folder: Path) -> None:
+    """Make the tables and plots of the suites again from their raw files."""
+    for path in sorted(folder.rglob("scenario-queries.csv")):
+        scenario_tables.write(path.parent)
+    for path in sorted(folder.rglob("results.csv")):
+        import search
+
+        search.write_results(path.parent, read_csv(path), is_new=False)
+    for path in sorted(folder.rglob("distances.npz")):
+        import quality_tables
+
+        quality_tables.write(path.parent)
+
+
 def main() -> int:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -77,7 +91,9 @@ def main() -> int:
     parser.add_argument("--drawings", type=Path, metavar="DIR", help="for quality")
     parser.add_argument("--verbose", action="store_true", help="show what the benches print")
     parser.add_argument("--list", action="store_true", help="the suites, expected minutes of each")
-    parser.add_argument("--tables", type=Path, metavar="DIR", help="only write the summary again")
+    parser.add_argument(
+        "--tables", type=Path, metavar="DIR", help="only make tables again"
+    )
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     options = parser.parse_args()
     if options.list:
@@ -87,8 +103,7 @@ def main() -> int:
         if folder is not None and not folder.is_dir():
             parser.error(f"no folder {folder}")
     if options.tables:
-        for path in sorted(options.tables.rglob("scenario-queries.csv")):
-            scenario_tables.write(path.parent)
+        draw_again(options.tables)
         print(suites.write_summary(options.tables))
         return 0
     if options.compare:

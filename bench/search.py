@@ -293,10 +293,11 @@ gave were equal: distances of the distinct codes found.
 """
 
 
-def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the CSV, the tables and the plot."""
+def write_results(out: Path, rows: list[dict[str, Any]], *, is_new: bool = True) -> None:
+    """Write the CSV, the tables and the plot; of old results the heading stays."""
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "results.csv", rows)
+    if is_new:
+        write_csv(out / "results.csv", rows)
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((str(row["kind"]), int(row["codes"])), []).append(row)
@@ -304,7 +305,7 @@ def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
         {"kind": kind, "codes": f"{n:,}", **part[0]} | {"codes": f"{n:,}"}
         for (kind, n), part in groups.items()
     ]
-    lines = [
+    heading = [
         f"# Exact search, {datetime.now(UTC):%Y-%m-%d}",
         "",
         f"`python bench/search.py --codes N --kinds KIND` on {os.cpu_count()} cores of "
@@ -312,6 +313,9 @@ def write_results(out: Path, rows: list[dict[str, Any]]) -> None:
         f"{platform.system()}, Python {platform.python_version()}, FAISS {faiss.__version__}, "
         f"nearsearch {ns.__version__}.",
         "",
+    ]
+    lines = [
+        *(heading if is_new else (out / "README.md").read_text().split("\n")[: len(heading)]),
         NOTES,
         *table({"kind": "kind", "codes": "codes", **FACTS}, facts),
     ]
