@@ -151,6 +151,7 @@ def scenario_queries(suite: str, rows: Raw) -> Iterator[Figure]:
         for name in ("p50", "p99", "max"):  # without quartiles: queries differ more than runs
             yield Figure(suite, f"{what}: {name}", "ms", row[f"{name}, ms"])
         for name in ("p50", "p99"):
+            yield Figure(suite, f"{what}: {name} of search", "ms", row[f"search alone, {name}"])
             yield Figure(suite, f"{what}: {name} with table", "ms", row[f"with table, {name}"])
         yield Figure(suite, f"{what}: a code", "us", row["us a code"])
 

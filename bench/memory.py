@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Row = dict[str, Any]
 
 LITTLE: Final = 1000  # codes of the commit to a big index
-WARM: Final = 1000  # queries after which nothing may grow any more
+WARM: Final = 2000  # queries after which nothing may grow any more
 MOST_A_QUERY: Final = 512  # bytes of its own that a process may gain with each later query
 CODE: Final = 32  # bytes
 

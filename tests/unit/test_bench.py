@@ -335,6 +335,7 @@ def test_scenario_tables_say_whether_targets_are_met():
     lines = scenario_tables.verdicts(asked, scenario_tables.commit_times(commits), facts)
     assert [line.partition(":")[0] for line in lines] == [
         "- met",
+        "- met",
         "- **not met**",  # with the table
         "- met",
         "- **not met**",
