@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _COMPARISONS_A_CALL: Final = 1 << 30
 _QUERIES_A_CALL: Final = 64  # of the ring: 6 ms at 10 million codes and radius 31
 _FEWEST_A_CALL: Final = 16  # that a thread is worth: 4 ms at 3 million codes and radius 40
+_WORTH_THREADS: Final = 4e6  # ns of a scan; waiting for a thread takes that on busy cores
 _LOADING: Final = 0.7e9  # ns in which a process loads the ring's kernels and Numba, once
 _TO_SCAN: Final = 2  # state of a query that the ring leaves to the scan
 _NO_QUERIES: Final = np.empty(0, np.int64)
@@ -185,7 +186,7 @@ def _scan(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Hits:
 
     index = rows.faiss_index
     threads = faiss.omp_get_max_threads()
-    if len(codes) == 1:
+    if len(codes) == 1 or len(codes) * scan_cost(*rows.codes.shape) < _WORTH_THREADS:
         # FAISS shares queries among its threads: for one query the others only cost, 1.3 ms become
         # 9 to 24 when the cores are busy. The setting is this thread's own.
         faiss.omp_set_num_threads(1)
