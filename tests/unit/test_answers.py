@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import nearsearch as ns
+from nearsearch import answers
 from nearsearch.confidence import expected_false, false_match_rate
 from nearsearch.matches import first_of_each
 from nearsearch.synthetic import make_picture
@@ -173,3 +176,22 @@ def test_what_was_compared_is_views_times_codes(folder):
             assert matches.compared.tolist() == [[views * 12]]
         expected = index.query([folder / "cut.png"]).to_arrow()["expected_false"].to_pylist()
         assert 0 < expected[0] < 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([1, 2, 5, 8, 32]),
+    n=st.sampled_from([0, 1, 100, 101, 102, 700]),
+)
+def test_common_codes_are_those_that_one_query_meets_more_than_a_hundred_times(seed, size, n):
+    rng = np.random.default_rng(seed)
+    of_few = rng.integers(0, 256, (3, size), np.uint8)
+    of_few[1] = of_few[0]
+    of_few[1, -1] ^= 1
+    codes = of_few[np.minimum(rng.geometric(0.7, n) - 1, 2)]
+    views = np.minimum(rng.geometric(0.7, n) - 1, 2)
+    pairs = list(zip(views.tolist(), map(bytes, codes), strict=True))
+    counts = Counter(pairs)
+    expected = [counts[pair] > 100 for pair in pairs]
+    assert answers._is_common(views, codes).tolist() == expected
