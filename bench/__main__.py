@@ -91,9 +91,7 @@ def main() -> int:
     parser.add_argument("--drawings", type=Path, metavar="DIR", help="for quality")
     parser.add_argument("--verbose", action="store_true", help="show what the benches print")
     parser.add_argument("--list", action="store_true", help="the suites, expected minutes of each")
-    parser.add_argument(
-        "--tables", type=Path, metavar="DIR", help="only make tables again"
-    )
+    parser.add_argument("--tables", type=Path, metavar="DIR", help="only make tables again")
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("OLD", "NEW"))
     options = parser.parse_args()
     if options.list:

@@ -37,7 +37,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "numpydoc",
 ]
-exclude_patterns = ["README.md"]
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
@@ -66,7 +65,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(str|bytes|int|float|bool|object|list|tuple|dict|None|Exception|UserWarning)"),
     ("py:class", r"(Any|Callable|Iterable|Iterator|Mapping|Sequence|Self|Literal|NDArray)"),
     ("py:class", r"(ArrayLike|PathLike|AnyPath|Pixels|TracebackType|optional)"),
-    ("py:class", r"(ValueError|LookupError|FileNotFoundError|FileExistsError|WorkerPool)"),
+    ("py:class", r"(ValueError|LookupError|FileNotFoundError|FileExistsError)"),
     # For code that builds on the store; no promise is made about it.
     ("py:class", r"nearsearch\.store\.snapshot\.Snapshot"),
     # Of Python and of other libraries, in the text of docstrings.
@@ -135,12 +134,7 @@ def link_errors(
 
 
 def read_page(app: Sphinx, page: str, source: list[str]) -> None:
-    """Let links to Markdown outside of this folder lead to the file: it is no page of its own.
-
-    The page about scale has its place in the index, and may not be there.
-    """
-    if page == "index" and not (app.srcdir / "scale.md").exists():
-        source[0] = source[0].replace("\nscale\n", "\n")
+    """Let links to Markdown outside of this folder lead to the file: it is no page of its own."""
     source[0] = re.sub(r"\]\(((?:\.\./)+(?:bench|data)/[^)]*\.md)", r"](path:\1", source[0])
 
 

@@ -390,8 +390,8 @@ class Index:
     def warm_up(self) -> None:
         """Load the kernels that searches use, most of a second, so that none waits for them.
 
-        For a process that will ask more than once. Else the first searches are scans by FAISS, and
-        the one at which those have come to as much loads them.
+        For a process that will ask more than once. Else the first searches are scans by FAISS, but
+        of large shards, and the one at which those have come to as much loads them.
         """
         warm_up()
 

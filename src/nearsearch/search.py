@@ -31,6 +31,7 @@ _COMPARISONS_A_CALL: Final = 1 << 30
 _QUERIES_A_CALL: Final = 64  # of the ring: 6 ms at 10 million codes and radius 31
 _FEWEST_A_CALL: Final = 16  # that a thread is worth: 4 ms at 3 million codes and radius 40
 _WORTH_THREADS: Final = 4e6  # ns of a scan; waiting for a thread takes that on busy cores
+_MOST_SCANNED: Final = 1 << 29  # bytes of codes: a cold disk gives them in a second or two
 _LOADING: Final = 0.7e9  # ns in which a process loads the ring's kernels and Numba, once
 _TO_SCAN: Final = 2  # state of a query that the ring leaves to the scan
 _NO_QUERIES: Final = np.empty(0, np.int64)
@@ -100,6 +101,7 @@ def warm_up() -> None:
     """Load what searches need, now instead of in one of them."""
     import faiss  # noqa: F401
 
+    import nearsearch.kernels.chains
     import nearsearch.kernels.ring  # noqa: F401
 
 
@@ -107,10 +109,11 @@ def _is_ring_worth_loading(rows: CodeRows, n_queries: int) -> bool:
     """Tell whether all scans of this process have taken as long as loading the ring's kernels.
 
     One question of the command line is answered by a scan of 10 million codes in 20 ms; who asks
-    many loses at most once what loading takes.
+    many loses once about what loading takes. Not of large shards: a scan reads all of their codes,
+    which are not in the page cache when a disk was just connected.
     """
     global _scanned
-    if "nearsearch.kernels.ring" in sys.modules:
+    if "nearsearch.kernels.ring" in sys.modules or rows.codes.nbytes > _MOST_SCANNED:
         return True
     _scanned += n_queries * scan_cost(*rows.codes.shape)
     return _scanned > _LOADING

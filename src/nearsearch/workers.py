@@ -44,6 +44,7 @@ _NO_WINDOW: Final = 1 << 62
 _TRIES: Final = 2  # a process may be killed by others, as when memory is short
 _MOST_FAILED_STARTS: Final = 3  # in a row
 _MOST_CRASHES: Final = 16  # of one archive
+_told: Final = set[str]()  # what processes said: those that start together say the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,7 +414,9 @@ class _Worker:
             except (ValueError, KeyError, TypeError, AttributeError):
                 status = None
             if status == "said" and not self.is_ready:
-                logging.getLogger("nearsearch").info(str(facts.get("text")))
+                if (text := str(facts.get("text"))) not in _told:
+                    _told.add(text)
+                    logging.getLogger("nearsearch").info(text)
                 continue
             if status == "ready":
                 if facts != {"version": __version__}:

@@ -1088,6 +1088,6 @@ def test_hits_of_long_files_are_not_held_back_by_many(tmp_path, monkeypatch):
     assert [len(call) for call in query._calls(names)] == [64, 64, 22]
     os.truncate(names[1], query._BYTES_A_CALL + 1)
     calls = list(query._calls(["nowhere", "\0", *names]))
-    assert [len(call) for call in calls] == [4, 64, 64, 20]
+    assert [len(call) for call in calls] == [8, 64, 64, 16]
     assert [name for call in calls for name in call] == ["nowhere", "\0", *names]
     assert list(query._calls([])) == []

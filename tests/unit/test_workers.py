@@ -490,8 +490,10 @@ def test_starting_up_does_not_count_as_time_of_the_file(monkeypatch):
 def test_what_a_process_says_while_it_starts_is_logged(monkeypatch, caplog):
     said = 'import os; os.write(1, b\'{"status": "said", "text": "compiling"}\\n\')\n'
     monkeypatch.setattr(workers, "_COMMAND", said + STAND_IN)
-    with caplog.at_level("INFO", "nearsearch"), WorkerPool(1) as pool:
-        assert ask(pool, "1")["1"].status == "hashed"
+    monkeypatch.setattr(workers, "_told", set())
+    with caplog.at_level("INFO", "nearsearch"), WorkerPool(2) as pool:
+        pool.start()
+        assert {answer.status for answer in ask(pool, "1", "2").values()} == {"hashed"}
     assert [(record.name, record.getMessage()) for record in caplog.records] == [
         ("nearsearch", "compiling")
     ]

@@ -1,7 +1,7 @@
 """The command line: each subcommand parses, makes one call of the public API, and prints.
 
-Results go to standard output, talk and progress to standard error. Exit status: 0 found (or
-done), 1 nothing found (or some files failed), 2 error.
+Results go to standard output, talk and progress to standard error. Exit status: 0 found or done,
+1 nothing found, 2 error; where some files failed `add` and `hash` end with 1, `query` with 2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EPILOG = """\
-exit status: 0 found or done, 1 nothing found or some files failed, 2 error
+exit status: 0 found or done, 1 nothing found, 2 error; where some files failed
+  add and hash end with 1, query with 2
 a first try: nearsearch demo
 """
 
@@ -104,10 +105,8 @@ def _show_warning(message: Warning | str, *_: object) -> None:
 def _show_log() -> None:
     """Print what the library logs: why it takes long."""
     logger = logging.getLogger("nearsearch")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("nearsearch: %(message)s"))
-        logger.addHandler(handler)
+    if not any(isinstance(handler, _Printer) for handler in logger.handlers):
+        logger.addHandler(_Printer())
     logger.setLevel(logging.INFO)
 
 
@@ -125,6 +124,15 @@ def _drop_output() -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, 1)
         os.close(nothing)
+
+
+class _Printer(logging.Handler):
+    """Prints what is logged to what standard error is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from nearsearch.cli.output import printable
+
+        sys.stderr.write(f"nearsearch: {printable(record.getMessage())}\n")
 
 
 class _Parser(argparse.ArgumentParser):

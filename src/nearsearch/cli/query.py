@@ -173,13 +173,13 @@ def _answers(
 
 
 def _calls(paths: list[str]) -> Iterator[list[str]]:
-    """Share files out so that hits are printed soon, but no process waits for another."""
-    cores, call, size = len(os.sched_getaffinity(0)), list[str](), 0
+    """Share files out so that hits are printed soon, and processes seldom wait for another."""
+    fewest, call, size = 4 * len(os.sched_getaffinity(0)), list[str](), 0
     for path in paths:
         call.append(path)
         with suppress(OSError, ValueError):  # what cannot be read is told when it is
             size += Path(path).stat().st_size
-        if len(call) == _FILES_A_CALL or (len(call) >= cores and size > _BYTES_A_CALL):
+        if len(call) == _FILES_A_CALL or (len(call) >= fewest and size > _BYTES_A_CALL):
             yield call
             call, size = [], 0
     if call:

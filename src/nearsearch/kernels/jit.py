@@ -27,7 +27,7 @@ class _Compiling(event.Listener):  # type: ignore[misc]
     def on_start(self, event: Any) -> None:
         if not _Compiling.was_told:
             _Compiling.was_told = True
-            logging.getLogger("nearsearch").info("compiling, once on this machine: half a minute")
+            logging.getLogger("nearsearch").info("compiling once: up to half a minute")
 
     def on_end(self, event: Any) -> None:
         pass

@@ -97,8 +97,6 @@ def _register_heif() -> None:
     try:
         import pillow_heif
     except ImportError as exc:
-        reason = (
-            """HEIC needs pillow-heif, which is not installed: pip install "nearsearch[heic]\""""
-        )
+        reason = "HEIC needs pillow-heif, which is not installed: pip install pillow-heif"
         raise MediaError(reason, "decode") from exc
     pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)

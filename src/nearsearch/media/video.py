@@ -308,7 +308,7 @@ def _pyav() -> Any:
         import av
         import av.video.reformatter
     except ImportError as exc:
-        reason = """films need PyAV, which is not installed: pip install "nearsearch[video]\""""
+        reason = "films need PyAV, which is not installed: pip install av"
         raise MediaError(reason, "decode") from exc
     if int(av.__version__.partition(".")[0]) < _LEAST_PYAV:
         # Earlier ones do not offer libswscale's exact rounding.

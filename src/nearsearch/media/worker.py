@@ -67,10 +67,11 @@ def _load_kernels(answers: IO[str]) -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     # Numba asks SciPy for a library of linear algebra, which no kernel needs and takes 0.2 s.
-    sys.modules["scipy"] = None  # type: ignore[assignment]
+    is_hidden = sys.modules.setdefault("scipy", None) is None  # type: ignore[arg-type]
     from nearsearch.kernels import borders, grid, perceptual, wdct  # noqa: F401
 
-    del sys.modules["scipy"]  # imagehash will want it
+    if is_hidden:
+        del sys.modules["scipy"]  # imagehash will want it
     logger.removeHandler(handler)
 
 

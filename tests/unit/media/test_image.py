@@ -193,7 +193,7 @@ def test_files_that_are_no_picture_are_skipped(data: bytes, reason: str) -> None
     [
         (
             b"heic",
-            """HEIC needs pillow-heif, which is not installed: pip install "nearsearch[heic]\"""",
+            "HEIC needs pillow-heif, which is not installed: pip install pillow-heif",
         ),
         (b"crx ", "CR3 needs a plug-in that is not installed"),
     ],
