@@ -400,16 +400,20 @@ def test_blocks_of_a_page_run(page, prepared, tmp_path):
 
 def test_api_page_has_every_public_name():
     import nearsearch
+    from nearsearch import corpora, synthetic
     from nearsearch.exchange import frames, vpdq
 
     page = (ROOT / "docs" / "api.md").read_text()
     for name in set(nearsearch.__all__) - {"__version__", "errors"}:
         assert re.search(rf"^\.\. auto\w+:: nearsearch\.{name}(\(\))?$", page, re.MULTILINE), name
-    for module in (frames, vpdq, nearsearch.synthetic):
+    for module in (frames, vpdq, synthetic):
         section = page.split(f".. automodule:: {module.__name__}\n")[1].split("```")[0]
         for name, value in vars(module).items():
             is_ours = getattr(value, "__module__", None) == module.__name__
             assert not is_ours or name[0] == "_" or re.search(rf"\b{name}\b", section), name
+    section = page.split(f".. automodule:: {corpora.__name__}\n")[1].split("```")[0]
+    for name in corpora.__all__:
+        assert re.search(rf"\b{name}\b", section), name
 
 
 def benchmarked(n: int) -> tuple[str, str]:

@@ -8,22 +8,27 @@ import textwrap
 import pytest
 
 import nearsearch
-from nearsearch import errors, synthetic
+from nearsearch import corpora, errors, synthetic
 from nearsearch.exchange import frames, vpdq
 from nearsearch.hashes import View
 
 
 def of_module(module):
     """The public functions and classes that a module makes."""
+    listed = getattr(module, "__all__", vars(module))
     for name, value in vars(module).items():
-        if getattr(value, "__module__", None) == module.__name__ and name[0] != "_":
+        if (
+            name in listed
+            and getattr(value, "__module__", None) == module.__name__
+            and name[0] != "_"
+        ):
             yield value
 
 
 def public_objects():
     named = [getattr(nearsearch, name) for name in nearsearch.__all__ if name != "__version__"]
     found = [value for value in named if not inspect.ismodule(value)]
-    for module in (errors, frames, vpdq, synthetic):
+    for module in (errors, frames, vpdq, synthetic, corpora):
         found += of_module(module)
     return {f"{value.__module__}.{value.__qualname__}": value for value in [*found, View]}
 

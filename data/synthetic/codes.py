@@ -1,6 +1,6 @@
 """Write a made-up corpus of codes to a folder, as files that other tools open.
 
-    python data/synthetic/codes.py --rows 1e7 --out DIR [--seed N] [--json]
+    python data/synthetic/codes.py --rows 1e7 --out DIR [--seed N] [--no-items] [--force] [--json]
 
 Files: codes.npy, (rows, 32) uint8; items.arrow, a record for each; queries.npy, (queries, 32)
 uint8; truth.arrow, for each query that was made from a row: that row and its distance. The last
@@ -14,21 +14,22 @@ import json
 import shutil
 import sys
 import time
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from nearsearch.corpora import BLOCK, Corpus
+from nearsearch.corpora import BLANK, BLOCK, EXACT, NEAR, NEW, Corpus
 from nearsearch.errors import UsageError
-from nearsearch.kernels.corpora import BLANK, EXACT, NEAR, NEW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PART = 64 * BLOCK  # rows at a time
 ITEM_BYTES = 50  # of items.arrow, about, for a row
+NAMES = "codes.npy", "queries.npy", "truth.arrow", "items.arrow"
 
 
 def write_codes(corpus: Corpus, path: Path, tell: Callable[[int], None]) -> None:
@@ -81,9 +82,14 @@ def progress(what: str, n: int) -> Callable[[int], None]:
 
 def number(text: str) -> int:
     """Return a whole number, which may be written as 1e9."""
-    value = float(text)
-    if value != int(value):
-        raise ValueError(text)
+    try:
+        value = Decimal(text)  # exact, as a float would not be
+    except InvalidOperation:
+        value = Decimal("nan")
+    if not value.is_finite() or value.adjusted() >= 30 or value != value.to_integral_value():
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at most 30 digits, such as 1e9, got {text[:40]!r}"
+        )
     return int(value)
 
 
@@ -91,16 +97,19 @@ def write(corpus: Corpus, options: argparse.Namespace) -> dict[str, Any]:
     """Write all files and return what was done."""
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
-    names = ["codes.npy", "queries.npy", "truth.arrow"] + ["items.arrow"] * (not options.no_items)
-    taken = [name for name in names if (out / name).exists()]
+    names = [name for name in NAMES if name != "items.arrow" or not options.no_items]
+    taken = [out / name for name in NAMES if (out / name).exists()]
     if taken and not options.force:
-        raise UsageError(f"{out / taken[0]} exists: choose another folder, or give --force")
+        raise UsageError(f"{taken[0]} exists: choose another folder, or give --force")
     need = corpus.n * (32 + ITEM_BYTES * (not options.no_items))
-    free = shutil.disk_usage(out).free
+    free = shutil.disk_usage(out).free + sum(path.stat().st_size for path in taken)
     if need > free:
         raise UsageError(f"{out}: about {need:,} bytes are needed, {free:,} are free")
     counts = options.queries, options.strangers, options.radius
     write_queries(corpus, out, *counts)
+    for path in taken:
+        if path.name not in names:
+            path.unlink()  # records of other codes
     began = time.perf_counter()
     write_codes(corpus, out / "codes.npy", progress("codes", corpus.n))
     coded = time.perf_counter()
@@ -142,7 +151,7 @@ def main() -> int:
     parser.add_argument("--strangers", type=number, default=1000, metavar="N", help="(1000)")
     parser.add_argument("--radius", type=number, default=31, metavar="BITS", help="(31)")
     parser.add_argument("--no-items", action="store_true", help="codes and queries only")
-    parser.add_argument("--force", action="store_true", help="replace files")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     options = parser.parse_args()
     shares = {

@@ -5,7 +5,8 @@ are a contribution. It refuses to keep any of it: every row follows from the see
 a corpus is a few numbers, and any part of it is made when it is asked for.
 
 The numbers the codes are drawn with (``corpora.npz``) are fitted to PDQ codes of real, freely
-licensed pictures by ``data/synthetic/fit.py``; no code of them is kept.
+licensed pictures by ``data/synthetic/fit.py``; no code of them is kept. How near that comes is in
+``data/synthetic/README.md``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -30,18 +32,41 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+__all__ = [
+    "AGENCIES",
+    "BLANK",
+    "BLOCK",
+    "CATEGORIES",
+    "EXACT",
+    "NEAR",
+    "NEW",
+    "Corpus",
+    "Queries",
+]
+
 BLOCK: Final = 1 << 14
 """Rows that are made together; repeats within a block and contributions do not cross its end."""
 FIT: Final = Path(__file__).with_name("corpora.npz")
 MAX_ROWS: Final = 1 << 40
 
+NEW: Final = kernels.NEW
+"""A kind of row: a new code."""
+EXACT: Final = kernels.EXACT
+"""A kind of row: a code that other rows have as well."""
+NEAR: Final = kernels.NEAR
+"""A kind of row: a code 2 to 64 bits from such a code."""
+BLANK: Final = kernels.BLANK
+"""A kind of row: one of the 8 codes that stand for blank frames."""
+
 AGENCIES: Final = tuple(f"agency-{number:02d}" for number in range(1, 23))
 """Who contributes; the m-th 1/m as often as the first."""
 CATEGORIES: Final = ("picture", "frame", "drawing", "screenshot")
+"""What a file is, the commonest first."""
 _CATEGORY_SHARES: Final = (0.55, 0.8, 0.92)  # where each but the first begins
 _SMALLEST, _LARGEST, _TAIL = 2, 5000, 0.8  # files of a contribution; Pareto exponent
 _FIRST_DAY, _DAYS = np.datetime64("2016-01-01", "D"), 3653
 _N_BLANKS, _MAX_OCTAVES, _QUERY_BLOCKS = 8, 16, 64
+_DRAWS = 64  # of a block with rows that are not blank, before all are looked through
 _SCHEMA: Final = pa.schema(
     {
         "key": pa.string(),
@@ -89,10 +114,10 @@ class Corpus:
     """`n` made-up codes of 256 bits and their records, made when asked for, by any range of rows.
 
     Equal fields give equal rows, whatever was asked before and in whichever parts. Of two corpora
-    that differ in `n` or a share, no row need be equal. New codes have the bit means, the
-    correlations of bits and the spread of distances of real PDQ codes, and exactly 128 bits set.
-    Memory: a few megabytes, and up to 34 MB for the codes that many rows share. Safe to use from
-    several threads.
+    that differ in `n` or a share, no row need be equal. New codes have exactly 128 bits set; their
+    bit means, correlations of bits and spread of distances are about those of real PDQ codes, with
+    fewer near pairs: within 72 bits 0.35 times as many, within 96 bits 0.7 times. Memory: a few
+    megabytes, and up to 34 MB for the codes that many rows share. Safe to use from several threads.
 
     Parameters
     ----------
@@ -133,7 +158,7 @@ class Corpus:
             raise UsageError(f"shares: expected a sum of 1 at most, got {sum(shares.values()):g}")
 
     def codes(self, first: int = 0, count: int | None = None) -> NDArray[np.uint8]:
-        """Return the codes of rows `first` to `first + count`, by default to the last.
+        """Return the codes of `count` rows from `first` on, by default all to the last.
 
         (count, 32) uint8 in hex order, owned by the caller. The rows before the first in its block
         of 16,384 are made as well, so ranges should be long, or begin where blocks do.
@@ -146,10 +171,10 @@ class Corpus:
         return self._made(*self._range(first, count))[0]
 
     def kinds(self, first: int = 0, count: int | None = None) -> NDArray[np.uint8]:
-        """Return what each row is: `NEW`, `EXACT`, `NEAR` or `BLANK` of `kernels.corpora`.
+        """Return what `count` rows from `first` on are: `NEW`, `EXACT`, `NEAR` or `BLANK`.
 
-        (count,) uint8. Takes as long as `codes`, and raises as it does. Of the codes that come
-        throughout, the first to come is called a repeat as well.
+        (count,) uint8, constants of this module. Takes as long as `codes`, and raises as it does.
+        Of the codes that come throughout, the first to come is called a repeat as well.
         """
         return self._made(*self._range(first, count))[1]
 
@@ -160,7 +185,7 @@ class Corpus:
             yield first, self.codes(first, min(size, self.n - first))
 
     def items(self, first: int = 0, count: int | None = None) -> pa.Table:
-        """Return the records of a range of rows.
+        """Return the records of `count` rows from `first` on, by default all to the last.
 
         Columns: `key`, unique; `contribution`; `agency` and `uploaded`, the same throughout a
         contribution; `category`. All but `contribution` can be passed to `Writer.add_codes` as keys
@@ -176,11 +201,11 @@ class Corpus:
         return pa.concat_tables(parts) if parts else _SCHEMA.empty_table()
 
     def contributions(self, first: int = 0, count: int | None = None) -> list[tuple[int, int, str]]:
-        """Return (first row, rows, name) of the contributions in a range, cut at its ends.
+        """Return (first row, rows, name) of the contributions among `count` rows from `first` on.
 
         Contributions are runs of rows that lie beside each other: 2 to 5000, the last one of a
         single row where `n` leaves no more; the number of those of s files and more falls with
-        s**-0.8. Raises as `items`.
+        s**-0.8. Those at the ends of the range are cut. Raises as `items`.
         """
         start, stop = self._range(first, count)
         found = []
@@ -196,8 +221,9 @@ class Corpus:
         """Return codes at known distances of known rows: their truth needs no search.
 
         Distances are uniform from 0 to `radius`, in random directions. Rows come from 64 blocks at
-        most, chosen at random, so this takes a fraction of a second in any corpus. Blank rows are
-        left out: they would be answered with a share of the corpus.
+        most, chosen at random, the shorter last one less often, so this takes a fraction of a
+        second, unless nearly all rows are blank. Blank rows are left out: they would be answered
+        with a share of the corpus.
 
         Parameters
         ----------
@@ -216,18 +242,15 @@ class Corpus:
         whole("count", count, 0, MAX_ROWS)
         whole("radius", radius, 0, kernels.BITS)
         rng = self._generator("queries", whole("seed", seed, 0, (1 << 63) - 1))
-        n_blocks = -(-self.n // BLOCK)
-        if count and not n_blocks:
+        if count and not self.n:
             raise UsageError("queries: the corpus has no rows")
-        chosen = rng.integers(0, max(n_blocks, 1), min(count, _QUERY_BLOCKS)).tolist()
+        chosen = [self._draw_block(rng) for _ in range(min(count, _QUERY_BLOCKS))]
         codes = np.empty((count, 32), np.uint8)
         rows = np.empty(count, np.int64)
         for number, block in enumerate(chosen):
             mine = slice(number, count, len(chosen))
             made, kinds = self._made(block * BLOCK, min(self.n, (block + 1) * BLOCK))
-            usable = np.flatnonzero(kinds != kernels.BLANK)
-            if not len(usable):
-                raise UsageError(f"queries: block {block} of the corpus has only blank rows")
+            usable = np.flatnonzero(kinds != BLANK)
             picked = usable[rng.integers(0, len(usable), len(rows[mine]))]
             codes[mine], rows[mine] = made[picked], block * BLOCK + picked
         distances = rng.integers(0, radius + 1, count)
@@ -237,7 +260,7 @@ class Corpus:
     def strangers(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
         """Return codes to ask with that were made from no row: neighbours of theirs are chance.
 
-        (count, 32) uint8, spread as new codes of the corpus are.
+        (count, 32) uint8, spread as new codes of the corpus are. Another `seed` gives others.
         """
         whole("count", count, 0, MAX_ROWS)
         whole("seed", seed, 0, (1 << 63) - 1)
@@ -273,16 +296,38 @@ class Corpus:
         room: NDArray[np.uint64],
     ) -> None:
         """Make the first rows of a block, as many as `codes` has; new ones are drawn in `room`."""
+        octaves = _octaves(self.n * (self.duplicates + self.near))
+        new = room[: self._choose(block, kinds)]
+        draw_into(new, load_fit(), _key(self.seed, "new", block), layouts())
+        shared = _shared(self.seed, octaves), _blank(self.seed)
+        kernels.arrange(_key(self.seed, "kinds", block), octaves, *shared, new, kinds, codes)
+
+    def _choose(self, block: int, kinds: NDArray[np.uint8]) -> int:
+        """Say what the first rows of a block are, as many as `kinds` has; return the new ones."""
         exact, near, blank = (
             np.uint64(round(share * (1 << 32)))
             for share in (self.duplicates, self.near, self.blanks)
         )
-        octaves = _octaves(self.n * (self.duplicates + self.near))
-        key = _key(self.seed, "kinds", block)
-        new = room[: kernels.choose(key, exact, near, blank, kinds)]
-        draw_into(new, load_fit(), _key(self.seed, "new", block), layouts())
-        shared = _shared(self.seed, octaves), _blank(self.seed)
-        kernels.arrange(key, octaves, *shared, new, kinds, codes)
+        return int(kernels.choose(_key(self.seed, "kinds", block), exact, near, blank, kinds))
+
+    def _draw_block(self, rng: np.random.Generator) -> int:
+        """Return a block that has rows which are not blank, longer ones more often."""
+        block = 0
+        for _ in range(_DRAWS):
+            block = int(rng.integers(0, self.n)) // BLOCK
+            if not self._is_blank(block):
+                return block
+        if self.blanks < 1:
+            for other in chain(range(block, -(-self.n // BLOCK)), range(block)):
+                if not self._is_blank(other):
+                    return other
+        raise UsageError("queries: the corpus has only blank rows")
+
+    def _is_blank(self, block: int) -> bool:
+        """Whether all rows of a block are blank; makes no codes."""
+        kinds = np.empty(min(BLOCK, self.n - block * BLOCK), np.uint8)
+        self._choose(block, kinds)
+        return bool((kinds == BLANK).all())
 
     def _edges(self, block: int) -> NDArray[np.int64]:
         """Return where the contributions of a block begin, and where the last ends."""

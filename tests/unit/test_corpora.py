@@ -1,6 +1,8 @@
 """Corpora: the same rows in any parts, as real codes are spread, with known truth."""
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,8 @@ from hypothesis import strategies as st
 
 import nearsearch as ns
 from nearsearch import corpora
-from nearsearch.corpora import BLOCK, Corpus
+from nearsearch.corpora import BLANK, BLOCK, EXACT, NEAR, NEW, Corpus
 from nearsearch.errors import UsageError
-from nearsearch.kernels.corpora import BLANK, EXACT, NEAR, NEW
 
 COMMAND = Path(__file__).parents[2] / "data" / "synthetic" / "codes.py"
 N = 2 * BLOCK + 1000
@@ -137,6 +138,33 @@ def test_planted_neighbours(whole):
     assert WHOLE.queries(0, 31).codes.shape == (0, 32)
 
 
+@pytest.mark.parametrize("is_blank", [True, False])
+def test_queries_are_spread_where_the_last_block_is_one_row(is_blank):
+    made = (Corpus(BLOCK + 1, seed, blanks=0.5) for seed in range(100))
+    corpus = next(c for c in made if (c.kinds(BLOCK)[0] == BLANK) == is_blank)
+    rows = np.concatenate([corpus.queries(1000, 31, seed=seed).rows for seed in range(3)])
+    assert (rows == BLOCK).sum() <= (0 if is_blank else 50)
+    assert np.histogram(rows, 8, (0, BLOCK))[0].min() > 300
+    assert np.unique(rows, return_counts=True)[1].max() <= 50
+
+
+def test_queries_pass_over_blocks_of_blank_rows():
+    corpus = Corpus(16 * BLOCK + 1, seed=1, duplicates=0, near=0, blanks=0.99995)
+    usable = np.flatnonzero(corpus.kinds() != BLANK)
+    blocks = set((usable // BLOCK).tolist())
+    assert 1 < len(blocks) < 16
+    rows = corpus.queries(1000, 31).rows
+    assert set(rows.tolist()) <= set(usable.tolist())
+    assert set((rows // BLOCK).tolist()) == blocks
+
+
+def test_queries_find_the_only_row_that_is_not_blank(monkeypatch):
+    monkeypatch.setattr(corpora, "_DRAWS", 1)
+    made = (Corpus(20 * BLOCK, seed, blanks=1 - 3e-6, duplicates=0, near=0) for seed in range(100))
+    corpus = next(c for c in made if (c.kinds() != BLANK).sum() == 1)
+    assert set(corpus.queries(100, 31).rows) == set(np.flatnonzero(corpus.kinds() != BLANK))
+
+
 def test_strangers_have_no_neighbour(whole):
     strangers = WHOLE.strangers(50)
     assert min(distance(code, whole[0]).min() for code in strangers) > 45
@@ -210,6 +238,10 @@ def test_an_index_of_a_corpus_finds_what_was_planted(tmp_path):
         (lambda: Corpus(10).queries(1, 257), "radius: expected 0 to 256"),
         (lambda: Corpus(0).queries(1, 31), "no rows"),
         (lambda: Corpus(9, duplicates=0, near=0, blanks=1).queries(1, 31), "only blank rows"),
+        (
+            lambda: Corpus(3 * BLOCK, duplicates=0, near=0, blanks=1 - 1e-9).queries(1, 31),
+            "only blank rows",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -239,3 +271,74 @@ def test_the_command_writes_files_that_others_open(tmp_path):
     again = run("--rows", "10", "--out", tmp_path)
     assert again.returncode == 2
     assert "exists" in again.stderr
+
+
+def test_what_was_there_is_refused_or_replaced_whole(tmp_path):
+    first = run("--rows", 50, "--out", tmp_path)
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "codes.npy").unlink()
+    (tmp_path / "queries.npy").unlink()
+    (tmp_path / "truth.arrow").unlink()
+    refused = run("--rows", 10, "--out", tmp_path, "--no-items")
+    assert refused.returncode == 2
+    assert "items.arrow exists" in refused.stderr
+    wrong = run("--rows", 10, "--out", tmp_path, "--no-items", "--force", "--radius", 999)
+    assert wrong.returncode == 2
+    assert (tmp_path / "items.arrow").exists()
+    replaced = run("--rows", 10, "--out", tmp_path, "--no-items", "--force", "--json")
+    assert replaced.returncode == 0, replaced.stderr
+    written = {path.name for path in tmp_path.iterdir()}
+    assert (
+        written
+        == {"codes.npy", "queries.npy", "truth.arrow"}
+        == set(json.loads(replaced.stdout)["bytes"])
+    )
+
+
+@pytest.fixture
+def command():
+    spec = importlib.util.spec_from_file_location("codes_command", COMMAND)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_files_that_are_replaced_count_as_free(command, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)
+    arguments = ["codes.py", "--rows", "1000", "--out", str(tmp_path), "--no-items", "--json"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=31_999))
+    assert command.main() == 2
+    assert "about 32,000 bytes are needed, 31,999 are free" in capsys.readouterr().err
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=32_000))
+    assert command.main() == 0
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    monkeypatch.setattr(sys, "argv", [*arguments, "--force"])
+    assert command.main() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("1e9", 10**9),
+        ("2.5e3", 2500),
+        ("9007199254740993", 9007199254740993),
+        ("9007199254740993.0", 9007199254740993),
+        (str((1 << 63) - 1), (1 << 63) - 1),
+        ("-1", -1),
+    ],
+)
+def test_whole_numbers_are_read_exactly(command, text, value):
+    assert command.number(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["inf", "-inf", "nan", "1.5", "1e-3", "x", "", "1e999999999", "9" * 5000]
+)
+def test_what_is_no_whole_number_is_refused(command, monkeypatch, capsys, text):
+    monkeypatch.setattr(sys, "argv", ["codes.py", f"--rows={text}", "--out", "unused"])
+    with pytest.raises(SystemExit) as stopped:
+        command.main()
+    assert stopped.value.code == 2
+    assert "argument --rows: expected a whole number" in capsys.readouterr().err
