@@ -54,8 +54,10 @@ def by_codes(snapshot: Snapshot, codes: NDArray[np.uint8], asked: Asked, wanted:
     """Return what lies within the radius of each code; see `Index.search`."""
     near = _near(snapshot, codes, np.arange(len(codes)), len(codes), asked, wanted)
     offsets, rows, distances = canonical(near.queries, near.rows, near.distances, len(codes))
-    matches = _matches(snapshot, (asked.spec,), to_hex(codes), offsets, rows, distances)
-    matches = replace(matches, compared=near.compared[:, None], held_out=near.held_out)
+    specs, compared = (asked.spec,), near.compared[:, None]
+    matches = _matches(
+        snapshot, specs, to_hex(codes), offsets, rows, distances, compared, near.held_out
+    )
     return matches.narrowed(wanted.where, wanted.limit)
 
 
@@ -268,6 +270,8 @@ def _matches(
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     distances: NDArray[np.uint16],
+    compared: NDArray[np.int64] | None = None,
+    held_out: NDArray[np.int64] | None = None,
 ) -> Matches:
     return Matches(
         offsets,
@@ -281,6 +285,6 @@ def _matches(
         snapshot.shown_by,
         np.array([snapshot.first_rows(spec.name)[-1] for spec in specs], np.int64),
         snapshot.n_rows(),
-        np.zeros((len(names), len(specs)), np.int64),
-        np.zeros(len(names), np.int64),
+        np.zeros((len(names), len(specs)), np.int64) if compared is None else compared,
+        np.zeros(len(names), np.int64) if held_out is None else held_out,
     )

@@ -80,7 +80,7 @@ def _search_codes(rows: CodeRows, codes: NDArray[np.uint8], radius: int) -> Iter
     has_ring = rows.ring is not None and _is_ring_worth_loading(rows, len(codes))
     left = [_NO_QUERIES] if has_ring else [np.arange(len(codes))]
     if has_ring:
-        share = -(-len(codes) // _cores())
+        share = -(-len(codes) // _cores()) if len(codes) > _FEWEST_A_CALL else 0
         step = min(_QUERIES_A_CALL, max(_FEWEST_A_CALL, share))
         starts = range(0, len(codes), step)
         parts = [codes[start : start + step] for start in starts]
