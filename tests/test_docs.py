@@ -418,7 +418,7 @@ def test_api_page_has_every_public_name():
 
 def benchmarked(n: int) -> tuple[str, str]:
     """Median and ratio to the faster of FAISS's two scans, of the committed run at radius 31."""
-    path = RESULTS / "2026-11-23-xeon-2-cores" / "results.csv"
+    path = RESULTS / "2026-11-29-epyc-2-cores" / "search" / "results.csv"
     with path.open(newline="") as file:
         (row,) = [
             row
@@ -439,6 +439,49 @@ def test_figures_are_those_of_the_committed_run():
     for n in (10_000_000, 100_000_000):
         median, ratio = benchmarked(n)
         assert f"| {n:,} | {median} | {ratio} |" in readme
+
+
+def test_costs_on_the_page_about_scale_are_those_of_the_committed_run():
+    page = (ROOT / "docs" / "scale.md").read_text()
+    shown = rows_of(page.partition("<!-- measured:")[2].partition("\nThe rest")[0])[1:]
+    path = RESULTS / "2026-11-29-epyc-2-cores" / "search" / "results.csv"
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "uniform"]
+    sizes = sorted({int(row["codes"]) for row in rows})
+    assert [int(row[0].replace(",", "")) for row in shown] == sizes
+    for n, cells in zip(sizes, shown, strict=True):
+        at = {row["radius"]: row for row in rows if int(row["codes"]) == n}
+        near, wide = at["31"], at["40"]
+        scans = [float(near[name]) for name in ("faiss_flat_us", "faiss_mapped_us") if near[name]]
+        build = (float(near["add_s"]) + float(near["compact_s"])) / (n / 1e6)
+        assert cells[1:] == [
+            f"{float(near['bytes_a_code']):.0f}",
+            f"{float(near['disk_bytes_a_code']):.0f}",
+            f"{build:.1f}",
+            f"{float(near['p50_us']) / 1e3:.3f} ms",
+            f"{float(near['p99_us']) / 1e3:.3f} ms",
+            f"{float(wide['p50_us']) / 1e3:.3f} ms",
+            f"{min(scans) / 1e3:.2f} ms",
+            f"{float(near['batch_per_s']):,.0f}",
+            f"{float(near['cold_first_ms']):.0f} ms",
+        ]
+
+
+def test_the_model_on_the_page_about_scale_is_that_of_the_planner():
+    from nearsearch import plan
+
+    page = (ROOT / "docs" / "scale.md").read_text()
+    for count, bands, size, _, time in rows_of(
+        page.partition("<!-- model:")[2].partition("\nUp to")[0]
+    )[1:]:
+        n = int(count.replace(",", ""))
+        parts = 3 if n > 4e9 else 1  # a shard numbers its codes with 32 bits
+        widths = plan.band_widths(n // parts, 256)
+        held = 32 + 6 * len(widths) + 4 * sum(2**width for width in widths) / (n // parts)
+        assert int(bands) == len(widths)
+        number, unit = size.split()
+        assert float(number) == round(held * n / {"GB": 1e9, "TB": 1e12}[unit], 1)
+        assert time == f"{parts * plan._even_cost(n // parts, widths, 31) / 1e6:.3f} ms"
 
 
 def rows_of(table: str) -> list[list[str]]:

@@ -28,13 +28,13 @@ _RADIUS: Final = 31
 
 
 _BENCHMARK: Final = (
-    ("1,000,000", "0.051 ms", "24"),
-    ("10,000,000", "0.093 ms", "231"),
-    ("100,000,000", "0.276 ms", "998"),
+    ("1,000,000", "0.119 ms", "20"),
+    ("10,000,000", "0.184 ms", "129"),
+    ("100,000,000", "0.456 ms", "527"),
 )
 _BENCHMARKED: Final = (
-    "benchmarked on two Xeon cores, one thread: python bench/search.py, "
-    "bench/results/2026-11-23-xeon-2-cores"
+    "benchmarked on two EPYC cores, one thread: python bench/search.py, "
+    "bench/results/2026-11-29-epyc-2-cores"
 )
 
 
