@@ -480,7 +480,7 @@ def test_the_model_on_the_page_about_scale_is_that_of_the_planner():
         held = 32 + 6 * len(widths) + 4 * sum(2**width for width in widths) / (n // parts)
         assert int(bands) == len(widths)
         number, unit = size.split()
-        assert float(number) == round(held * n / {"GB": 1e9, "TB": 1e12}[unit], 1)
+        assert float(number) == round(held * n / {"MB": 1e6, "GB": 1e9, "TB": 1e12}[unit], 1)
         assert time == f"{parts * plan._even_cost(n // parts, widths, 31) / 1e6:.3f} ms"
 
 

@@ -188,6 +188,13 @@ def test_threads_get_the_same_answers(index):
     assert len(answers) == 8
 
 
+def test_a_pool_of_the_caller_has_its_own_limits(root):
+    with ns.Index.open(root) as index, ns.WorkerPool() as pool:
+        with pytest.raises(UsageError, match="limits belong to the pool"):
+            index.query([], pool=pool, limits=ns.Limits())
+        assert len(index.query([], pool=pool)) == 0
+
+
 def test_query_of_files(tmp_path):
     rgb = make_picture(5, "leaves", 160, 120)
     Image.fromarray(rgb).save(tmp_path / "a.png")
